@@ -1,0 +1,1 @@
+"""What runs in every rank, under torchrun; `config`, `batching` and `rundir` run anywhere."""

@@ -1,0 +1,26 @@
+"""Configuration: frozen, typed, strict; one module per concern, documented under each field."""
+
+from .cluster import ClusterConfig
+from .engine import EngineConfig
+from .model import ModelConfig
+from .recipe import BatchConfig, OptimConfig, TrainConfig
+from .run import RunConfig, load_config, slug
+from .schema import UsageError, nearest
+from .task import TaskConfig
+from .tracking import TrackingConfig
+
+__all__ = [
+    "RunConfig",
+    "load_config",
+    "TaskConfig",
+    "ModelConfig",
+    "BatchConfig",
+    "OptimConfig",
+    "TrainConfig",
+    "EngineConfig",
+    "ClusterConfig",
+    "TrackingConfig",
+    "UsageError",
+    "nearest",
+    "slug",
+]

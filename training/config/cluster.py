@@ -1,0 +1,89 @@
+"""Where it runs: nodes, ranks, Slurm options."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+from .schema import UsageError, option
+
+_TIME = re.compile(r"^(\d+-)?\d+(:\d+){0,2}$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig:
+    """The allocation. A site profile in `configs/clusters/` sets these keys."""
+
+    profile: str | None = option(None, "--cluster", "PROFILE")
+    """Site profile: a name in `configs/clusters/` or a YAML file."""
+    executor: Literal["auto", "slurm", "local"] = option("auto", "--executor", "auto|slurm|local")
+    """auto is Slurm where sbatch answers; local runs on this machine."""
+    nodes: int = option(1, "--nodes", "N")
+    """Nodes."""
+    procs_per_node: int | None = option(None, "--procs-per-node", "P")
+    """Ranks per node; none: the GPUs of a node, else 1."""
+    gpus_per_node: int | None = None
+    """GPUs of a node to ask for; none: as many as ranks, where the partition has GPUs."""
+    cpus_per_node: int | None = option(None, "--cpus-per-node", "N")
+    """Cores per node; none: all of a CPU node, of a GPU node the share of its GPUs asked for."""
+    mem: str | None = option(None, "--mem", "SIZE")
+    """Memory per node as Slurm writes it (32G); none: the partition's default."""
+    partition: str | None = option(None, "--partition", "NAME")
+    """Slurm partition; none: the default one."""
+    account: str | None = option(None, "--account", "NAME")
+    """Slurm account."""
+    qos: str | None = option(None, "--qos", "NAME")
+    """Slurm quality of service."""
+    constraint: str | None = option(None, "--constraint", "EXPR")
+    """Node features."""
+    time: str = option("01:00:00", "--time", "[D-]HH:MM:SS")
+    """Time limit: minutes, HH:MM:SS or D-HH:MM:SS."""
+    sbatch: dict[str, str] = field(default_factory=dict)
+    """Anything else for sbatch, by its long option: reservation, exclusive, licenses, …"""
+    setup: tuple[str, ...] = ()
+    """Shell lines at the start of the batch script: modules, environment."""
+    env: dict[str, str] = field(default_factory=dict)
+    """Environment variables of the job, such as NCCL_SOCKET_IFNAME. Never put secrets here."""
+    interface: str | None = None
+    """Network interface for gloo and NCCL; none lets them choose."""
+    shared: tuple[str, ...] = ()
+    """Folders that all nodes see although they look local (below /tmp, say)."""
+    max_requeues: int = 3
+    """How often a job that was preempted or met its time limit is queued again."""
+
+    @property
+    def time_minutes(self) -> int:
+        """The time limit in whole minutes, rounded up."""
+        days, _, clock = self.time.rpartition("-")
+        parts = [int(p) for p in clock.split(":")]
+        if days:
+            hours, minutes, seconds = (*parts, 0, 0)[:3]
+        elif len(parts) == 3:
+            hours, minutes, seconds = parts
+        else:
+            hours, minutes, seconds = 0, *(*parts, 0)[:2]
+        total = ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+        return -(-total // 60)
+
+    def check(self) -> None:
+        """Raise `UsageError` for values out of range."""
+        if self.nodes < 1:
+            raise UsageError(f"--nodes must be at least 1, got {self.nodes}")
+        for key in ("procs_per_node", "cpus_per_node"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise UsageError(f"--{key.replace('_', '-')} must be at least 1, got {value}")
+        if self.gpus_per_node is not None and self.gpus_per_node < 0:
+            raise UsageError(f"cluster.gpus_per_node must not be below 0, got {self.gpus_per_node}")
+        if not _TIME.match(self.time) or self.time_minutes < 1:
+            raise UsageError(
+                f"--time '{self.time}' is not a time: write minutes, HH:MM:SS or D-HH:MM:SS"
+            )
+        if self.executor == "local" and self.nodes > 1:
+            raise UsageError(
+                f"--executor local has one node, {self.nodes} asked: use --procs-per-node "
+                f"{self.nodes * (self.procs_per_node or 1)}"
+            )
+        if self.max_requeues < 0:
+            raise UsageError(f"cluster.max_requeues must not be below 0, got {self.max_requeues}")

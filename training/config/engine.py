@@ -1,0 +1,39 @@
+"""With what it is computed: DDP or ZeRO, precision, device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .schema import UsageError, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """Parallel engine, numeric precision, device."""
+
+    zero: Literal[0, 1, 2, 3] | None = option(None, "--zero", "0|1|2|3")
+    """DeepSpeed at that ZeRO stage; none is plain DDP."""
+    zero_config: str | None = None
+    """YAML file or name in `configs/zero/` with more DeepSpeed settings for zero_optimization."""
+    offload: Literal["none", "optimizer", "all"] = option("none", "--offload", "optimizer|all")
+    """Keep optimizer state (ZeRO 1-3), or parameters too (ZeRO 3), in CPU memory."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = option("auto", "--precision", "P")
+    """bf16 and fp16 autocast over fp32 weights; auto is bf16 on GPUs, fp32 on CPUs."""
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "--device", "cpu|cuda")
+    """auto takes GPUs where the partition or this machine has them."""
+    timeout: int = 1800
+    """Seconds that a collective may take before the job is failed."""
+
+    def check(self) -> None:
+        """Raise `UsageError` for values that contradict each other."""
+        if self.offload != "none" and self.zero in (None, 0):
+            raise UsageError(f"--offload {self.offload} needs --zero 1, 2 or 3")
+        if self.offload == "all" and self.zero != 3:
+            raise UsageError("--offload all (parameters too) needs --zero 3")
+        if self.zero_config and self.zero is None:
+            raise UsageError("engine.zero_config needs --zero")
+        if self.precision == "fp16" and self.device == "cpu":
+            raise UsageError("fp16 does not run on CPU: use --precision bf16 or fp32")
+        if self.timeout < 10:
+            raise UsageError(f"engine.timeout must be at least 10 seconds, got {self.timeout}")

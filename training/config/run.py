@@ -1,0 +1,112 @@
+"""The whole of a run's configuration: what `config.yaml` holds, and all that `training` reads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import yaml
+
+from .cluster import ClusterConfig
+from .engine import EngineConfig
+from .model import ModelConfig
+from .recipe import BatchConfig, OptimConfig, TrainConfig
+from .schema import UsageError, build, to_plain
+from .task import TaskConfig
+from .tracking import TrackingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One training run."""
+
+    task: TaskConfig = field(default_factory=TaskConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.cluster.nodes * (self.cluster.procs_per_node or 1)
+
+    def check(self) -> None:
+        """Raise `UsageError` for values that are out of range or contradict each other.
+
+        Only what follows from the configuration alone: data, devices and Slurm are asked by
+        `launch`.
+        """
+        for section in (
+            self.task,
+            self.model,
+            self.batch,
+            self.optim,
+            self.train,
+            self.engine,
+            self.cluster,
+        ):
+            section.check()
+        task = self.task
+        if task.train is None:
+            raise UsageError(
+                f"task {task.name} has no training rows, it is only predicted: "
+                f"glueline predict RUN --task {task.name}"
+            )
+        if task.label is None:
+            raise UsageError(f"task {task.name} has no label column: use --label-column NAME")
+        if not task.validation_splits and self.train.select == "best":
+            raise UsageError(
+                f"task {task.name} has no validation rows to select a checkpoint by: "
+                "use --set task.holdout=0.05, or --select last"
+            )
+
+    def run_id(self, name: str | None = None) -> str:
+        """Return a readable id that is a function of the configuration: TASK-MODEL-b32-s42-HASH.
+
+        It is taken before weights and rows are fetched: where they were put does not count.
+        """
+        if name is not None:
+            return name
+        plain = to_plain(self)
+        digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:6]
+        stem = f"{slug(self.task.name)}-{slug(self.model.name)}"
+        return f"{stem}-b{self.batch.global_batch}-s{self.train.seed}-{digest}"
+
+    def with_paths(self, *, task: str | None = None, model: str | None = None) -> RunConfig:
+        """Return a copy whose data and weights lie in these local folders."""
+        return replace(
+            self,
+            task=replace(self.task, path=task or self.task.path),
+            model=replace(self.model, path=model or self.model.path),
+        )
+
+    def dump(self) -> str:
+        """Return the configuration as YAML, every value spelled out."""
+        return yaml.safe_dump(to_plain(self), sort_keys=False, allow_unicode=True, width=100)
+
+
+def slug(text: str) -> str:
+    """Return text as a file name: lower case letters, digits, dots and dashes."""
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")[:40] or "x"
+
+
+def load_config(path: Path) -> RunConfig:
+    """Read a run's `config.yaml`, strictly.
+
+    Raises:
+        UsageError: the file is missing, is not YAML, or holds an unknown key or a wrong value.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    return build(RunConfig, values, "")

@@ -1,0 +1,325 @@
+"""The run directory: paths, formats, and the state of a run as a pure function of its files.
+
+The one module that knows what lies where below `runs/<run-id>/`. Standard library only. Every
+file has one writer (see the table in `docs/run-directory.md`); JSON files are written to a
+temporary name, flushed and renamed, so a reader never sees half a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+CACHE_FOLDER = ".cache"
+"""Below the runs folder: fetched models and data, tokenised data. Shared by all runs."""
+
+RUN_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+"""A run id is one plain file name: no spaces, quotes, slashes or shell characters."""
+
+State = Literal["created", "queued", "running", "finished", "failed", "interrupted", "damaged"]
+
+
+class RunDir:
+    """Paths of one run. Nothing is created by naming it."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path).absolute()
+
+    def __repr__(self) -> str:
+        return f"RunDir({str(self.path)!r})"
+
+    @property
+    def run_id(self) -> str:
+        """The run's id: the folder's name."""
+        return self.path.name
+
+    @property
+    def cache(self) -> Path:
+        """The cache that this run shares with its neighbours."""
+        return self.path.parent / CACHE_FOLDER
+
+    @property
+    def config(self) -> Path:
+        """Written by launch: the resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def plan(self) -> Path:
+        """Written by launch: the plan."""
+        return self.path / "plan.json"
+
+    @property
+    def manifest(self) -> Path:
+        """Written by launch: code, versions and data that the run was submitted with."""
+        return self.path / "manifest.json"
+
+    @property
+    def submission(self) -> Path:
+        """Written by launch: the batch script."""
+        return self.path / "submission.sh"
+
+    @property
+    def command(self) -> Path:
+        """Written by launch: the exact command of one node, to run by hand."""
+        return self.path / "command.sh"
+
+    @property
+    def jobs(self) -> Path:
+        """Written by launch: the jobs that were submitted for this run, oldest first."""
+        return self.path / "jobs.json"
+
+    @property
+    def request(self) -> Path:
+        """Written by launch: what a person asked of a running job."""
+        return self.path / "request.json"
+
+    @property
+    def submitit(self) -> Path:
+        """Written by submitit: its pickle, script and the batch job's own output."""
+        return self.path / "submitit"
+
+    @property
+    def progress(self) -> Path:
+        """Written by rank 0: where the run is."""
+        return self.path / "progress.json"
+
+    @property
+    def metrics(self) -> Path:
+        """Appended by rank 0: one JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Written by the ranks: one folder a checkpoint, complete or absent."""
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """Written by rank 0: the model that transformers loads."""
+        return self.path / "model"
+
+    @property
+    def predictions(self) -> Path:
+        """Written by rank 0: predictions of every example, a file a split."""
+        return self.path / "predictions"
+
+    @property
+    def results(self) -> Path:
+        """Written by rank 0, last: present if and only if the run finished."""
+        return self.path / "results.json"
+
+    @property
+    def attempts(self) -> Path:
+        """One folder an attempt, numbered from 0."""
+        return self.path / "attempts"
+
+    def attempt(self, number: int) -> Path:
+        """Folder of one attempt."""
+        return self.attempts / str(number)
+
+    def environment(self, attempt: int) -> Path:
+        """Written by rank 0: hosts, devices and versions as seen in the job."""
+        return self.attempt(attempt) / "environment.json"
+
+    def node(self, attempt: int, node: int) -> Path:
+        """Written by that node's agent: host, start, how it ended, first cause of failure."""
+        return self.attempt(attempt) / f"node-{node}.json"
+
+    def logs(self, attempt: int) -> Path:
+        """Folder of an attempt's logs."""
+        return self.attempt(attempt) / "logs"
+
+    def rank_log(self, attempt: int, node: int, rank: int) -> Path:
+        """Output of one rank. `rank` is the global one."""
+        return self.logs(attempt) / f"{node}-{rank}.log"
+
+    def rank_error(self, attempt: int, node: int, rank: int) -> Path:
+        """Written by a rank that raises: time, kind, message, traceback."""
+        return self.logs(attempt) / f"{node}-{rank}.error.json"
+
+    def torchrun_log(self, attempt: int, node: int) -> Path:
+        """Output of one node's torchrun."""
+        return self.logs(attempt) / f"{node}-torchrun.log"
+
+    def attempt_numbers(self) -> list[int]:
+        """Return the numbers of the attempts that left a folder, in order."""
+        if not self.attempts.is_dir():
+            return []
+        return sorted(int(p.name) for p in self.attempts.iterdir() if p.name.isdigit())
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old text or the new, also after a crash.
+
+    Raises:
+        OSError: the folder is missing, not writable or full; the old file stands.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically. NaN is refused: it is not JSON."""
+    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any | None:
+    """Return a JSON file's value, or None where it is absent or not (yet) readable."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def find_run(runs: Path, name: str) -> RunDir | None:
+    """Return the run that `name` means: an id below `runs`, or a path to its folder."""
+    candidates = [runs / name] if RUN_ID.match(name) else []
+    candidates.append(Path(name).expanduser())
+    for candidate in candidates:
+        if (candidate / "config.yaml").is_file() or (candidate / "jobs.json").is_file():
+            return RunDir(candidate)
+    return None
+
+
+def list_runs(runs: Path) -> list[RunDir]:
+    """Return the runs below a folder, newest first."""
+    if not runs.is_dir():
+        return []
+    found = [p for p in runs.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    return [RunDir(p) for p in sorted(found, key=lambda p: p.stat().st_mtime, reverse=True)]
+
+
+def append_line(path: Path, value: dict[str, Any]) -> None:
+    """Append one JSON line in a single write, so that lines of a killed writer stay whole."""
+    data = (json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        os.write(descriptor, data)
+    finally:
+        os.close(descriptor)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of `metrics.jsonl` that count, in order of step.
+
+    After a hard kill a step can stand there twice: of the lines with the same kind, step and
+    split, those of the highest attempt count. Steps that an earlier attempt reached and a later
+    one did not repeat yet count until it does. A last line cut off by a crash is left out.
+    """
+    kept: dict[tuple[str, int, str], dict[str, Any]] = {}
+    events: list[dict[str, Any]] = []
+    for line in _lines(path):
+        if line.get("kind") == "event":
+            events.append(line)
+            continue
+        key = (line.get("kind", ""), line.get("step", 0), line.get("split", ""))
+        if key not in kept or line.get("attempt", 0) >= kept[key].get("attempt", 0):
+            kept[key] = line
+    order = {"train": 0, "eval": 1, "event": 2}
+    return sorted(
+        [*kept.values(), *events], key=lambda e: (e.get("step", 0), order.get(e.get("kind"), 3))
+    )
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError:
+        return
+    for line in text.splitlines():
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            yield value
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What the files of a run say, read once."""
+
+    run_id: str
+    jobs: list[dict[str, Any]]
+    progress: dict[str, Any]
+    nodes: dict[int, list[dict[str, Any]]]
+    """`node-<k>.json` of every attempt."""
+    finished: bool
+    readable: bool
+
+
+def snapshot(run: RunDir) -> Snapshot:
+    """Read the files that a run's state follows from."""
+    nodes = {
+        n: [v for p in sorted(run.attempt(n).glob("node-*.json")) if (v := read_json(p))]
+        for n in run.attempt_numbers()
+    }
+    jobs = read_json(run.jobs)
+    return Snapshot(
+        run_id=run.run_id,
+        jobs=jobs["jobs"] if isinstance(jobs, dict) else [],
+        progress=read_json(run.progress) or {},
+        nodes=nodes,
+        finished=read_json(run.results) is not None,
+        readable=run.config.is_file(),
+    )
+
+
+def run_state(files: Snapshot, job: Literal["queued", "running", "gone"] | None) -> State:
+    """Return the state of a run from its files and what the scheduler says of its last job.
+
+    `job` is None where the scheduler was not, or could not be, asked: then the files decide.
+    """
+    if not files.readable:
+        return "damaged"
+    if files.finished:
+        return "finished"
+    if job in ("queued", "running"):
+        return job
+    if not files.jobs:
+        return "created"
+    last = files.nodes.get(max(files.nodes, default=-1), [])
+    ends = [node.get("end") for node in last]
+    if any(end == "failed" for end in ends):
+        return "failed"
+    if any(end == "interrupted" for end in ends):
+        return "interrupted"
+    if job is None and last and all(end is None for end in ends):
+        return "running"
+    if job is None and not last:
+        return "queued"
+    return "failed"
+
+
+def first_cause(files: Snapshot) -> dict[str, Any] | None:
+    """Return the first cause of failure of the last attempt: host, rank, kind, message, log.
+
+    The earliest wins; what only follows from a peer's death (a connection closed by it) counts
+    only where nothing else is known.
+    """
+    if not files.nodes:
+        return None
+    causes = [
+        {**cause, "host": node.get("host"), "attempt": max(files.nodes)}
+        for node in files.nodes[max(files.nodes)]
+        if (cause := node.get("cause"))
+    ]
+    if not causes:
+        return None
+    return min(causes, key=lambda c: (bool(c.get("secondary")), c.get("time") or time.time()))
