@@ -1,0 +1,302 @@
+"""The two ways to train: plain DDP and a DeepSpeed engine, both prepared by Accelerate.
+
+Both show the loop the same few methods, and both give the exact mean over the real examples of
+the global batch: the loop hands in `sum of losses / examples of the global batch × world size`,
+since DDP and DeepSpeed average gradients over ranks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from .config import RunConfig, UsageError
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Engine:
+    """What the loop needs of an engine."""
+
+    name: str
+    """`ddp` or `deepspeed`."""
+    stage: int | None
+    """ZeRO stage; None for DDP."""
+    module: nn.Module
+    """What is called with a micro-batch."""
+    device: torch.device
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return the logits of a micro-batch in fp32, shape [b, outputs]."""
+        return self.module(**inputs).logits.float()
+
+    @contextlib.contextmanager
+    def micro_step(self, last: bool) -> Iterator[None]:
+        """Surround forward and backward of one micro-batch; gradients meet at the last one."""
+        raise NotImplementedError
+
+    def backward(self, loss: torch.Tensor, last: bool) -> None:
+        """Add the gradient of one micro-batch's share of the loss."""
+        raise NotImplementedError
+
+    def step(self, lr: float) -> float:
+        """Clip, update, clear; return the gradient norm of the global batch before clipping."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return all weights in fp32 on the CPU, on rank 0; empty on others. Collective."""
+        raise NotImplementedError
+
+    def eval_module(self) -> nn.Module:
+        """Return the module to evaluate with."""
+        return self.module
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+class DDPEngine(Engine):
+    """Accelerate with plain DistributedDataParallel (or one process)."""
+
+    name = "ddp"
+    stage = None
+
+    def __init__(
+        self, config: RunConfig, model: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> None:
+        from accelerate import Accelerator
+        from accelerate.utils import DistributedDataParallelKwargs
+
+        precision = config.engine.precision
+        self.accelerator = Accelerator(
+            cpu=config.engine.device == "cpu",
+            mixed_precision="no" if precision == "fp32" else precision,
+            kwargs_handlers=[
+                # Buffers of classifiers are constants (positions); gradients live in the buckets.
+                DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+            ],
+        )
+        _same_world(self.accelerator.num_processes)
+        self.device = self.accelerator.device
+        self.module, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.clip = config.optim.clip
+
+    @contextlib.contextmanager
+    def micro_step(self, last: bool) -> Iterator[None]:
+        with contextlib.nullcontext() if last else self.accelerator.no_sync(self.module):
+            yield
+
+    def backward(self, loss: torch.Tensor, last: bool) -> None:
+        self.accelerator.backward(loss)
+
+    def step(self, lr: float) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        # An infinite bound measures the norm and leaves the gradient.
+        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.clip or float("inf"))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=False)
+        return float(norm) if norm is not None else float("nan")
+
+    def eval_module(self) -> nn.Module:
+        return self.accelerator.unwrap_model(self.module, keep_fp32_wrapper=True)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        if _rank() != 0:
+            return {}
+        plain = self.accelerator.unwrap_model(self.module, keep_fp32_wrapper=True)
+        return {k: v.detach().to("cpu", copy=True) for k, v in plain.state_dict().items()}
+
+
+def deepspeed_config(config: RunConfig, extra: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the DeepSpeed configuration of a run.
+
+    Mixed precision is `torch_autocast`, not DeepSpeed's bf16 mode: weights stay fp32, and
+    gradients are reduced in fp32 (no module is declared safe for a lower one), as under DDP.
+    """
+    engine = config.engine
+    zero: dict[str, Any] = {"stage": engine.zero, "overlap_comm": engine.device != "cpu"}
+    zero.update(extra or {})
+    if engine.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": engine.device == "cuda"}
+    if engine.offload == "all":
+        zero["offload_param"] = {"device": "cpu", "pin_memory": engine.device == "cuda"}
+    settings: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": config.optim.clip,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "bf16": {"enabled": False},
+        "fp16": {"enabled": False},
+    }
+    if engine.precision in AUTOCAST:
+        settings["torch_autocast"] = {
+            "enabled": True,
+            "dtype": {"bf16": "bfloat16", "fp16": "float16"}[engine.precision],
+            "lower_precision_safe_modules": [],
+        }
+    return settings
+
+
+class DeepSpeedEngineAdapter(Engine):
+    """Accelerate with DeepSpeed at ZeRO stage 0 to 3."""
+
+    name = "deepspeed"
+
+    def __init__(
+        self,
+        config: RunConfig,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+        if config.engine.device == "cpu":
+            os.environ["DS_ACCELERATOR"] = "cpu"
+        import deepspeed
+        from accelerate import Accelerator, DeepSpeedPlugin
+        from accelerate.utils import InitProcessGroupKwargs
+
+        deepspeed.utils.logger.setLevel("WARNING")
+        # A shared-memory all-reduce for one-host inference, compiled on first use: training
+        # never calls it, and a node may have no compiler.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        self.stage = config.engine.zero
+        self.clip = config.optim.clip
+        plugin = DeepSpeedPlugin(
+            hf_ds_config=deepspeed_config(config, extra), zero3_init_flag=False
+        )
+        backend = "gloo" if config.engine.device == "cpu" else "nccl"
+        # Without the backend Accelerate counts one process on CPU; with `cpu=True` it would
+        # train plain DDP without a word.
+        self.accelerator = Accelerator(
+            mixed_precision="no",
+            deepspeed_plugin=plugin,
+            kwargs_handlers=[InitProcessGroupKwargs(backend=backend)],
+        )
+        _same_world(self.accelerator.num_processes)
+        prepared, _ = self.accelerator.prepare(model, optimizer)
+        if not isinstance(prepared, deepspeed.DeepSpeedEngine):
+            raise RuntimeError(
+                f"asked for DeepSpeed ZeRO {self.stage}, Accelerate made a {type(prepared).__name__}"
+            )
+        if prepared.zero_optimization_stage() != self.stage:
+            raise RuntimeError(
+                f"asked for ZeRO {self.stage}, got stage {prepared.zero_optimization_stage()}"
+            )
+        self.engine = prepared
+        self.module = prepared
+        self.device = self.accelerator.device
+
+    @contextlib.contextmanager
+    def micro_step(self, last: bool) -> Iterator[None]:
+        self.engine.set_gradient_accumulation_boundary(last)
+        yield
+
+    def backward(self, loss: torch.Tensor, last: bool) -> None:
+        # DeepSpeed would divide by a constant accumulation count; the loss is scaled already.
+        self.engine.backward(loss, scale_wrt_gas=False)
+
+    def step(self, lr: float) -> float:
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = lr
+        # Stage 0 in fp32 reports no norm: its gradients are whole on every rank, so take it here.
+        whole = self._whole_norm() if self.stage == 0 else None
+        self.engine.step()
+        if whole is not None:
+            return whole
+        norm = self.engine.get_global_grad_norm()
+        return float(norm) if norm is not None else float("nan")
+
+    def _whole_norm(self) -> float:
+        grads = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(grads)
+        scaler = getattr(self.engine, "torch_autocast_z0_gradscaler", None)
+        return float(norm) / (scaler.get_scale() if scaler else 1.0)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        module = self.engine.module
+        if self.stage != 3:
+            if _rank() != 0:
+                return {}
+            return {k: v.detach().to("cpu", copy=True) for k, v in module.state_dict().items()}
+        import deepspeed
+
+        whole: dict[str, torch.Tensor] = {}
+        for name, parameter in module.named_parameters(remove_duplicate=False):
+            with deepspeed.zero.GatheredParameters([parameter]):
+                if _rank() == 0:
+                    whole[name] = parameter.detach().to("cpu", copy=True)
+        if _rank() == 0:
+            known = module.state_dict().keys()
+            for name, buffer in module.named_buffers():
+                if name in known:
+                    whole[name] = buffer.detach().to("cpu", copy=True)
+        return whole
+
+    def partition_sizes(self) -> dict[str, int]:
+        """Return elements of parameters and of optimizer state that this rank holds."""
+        base = getattr(self.engine.optimizer, "optimizer", self.engine.optimizer)
+        moments = sum(
+            value.numel()
+            for state in base.state.values()
+            for value in state.values()
+            if torch.is_tensor(value) and value.ndim > 0
+        )
+        held = sum(getattr(p, "ds_tensor", p).numel() for p in self.engine.module.parameters())
+        return {"parameters": held, "optimizer_state": moments}
+
+
+def _same_world(counted: int) -> None:
+    world = dist.get_world_size() if dist.is_initialized() else 1
+    if counted != world:
+        raise RuntimeError(f"Accelerate counts {counted} processes, torch.distributed {world}")
+
+
+def build_engine(
+    config: RunConfig,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    extra: dict[str, Any] | None = None,
+) -> Engine:
+    """Return the engine that the configuration asks for: never another one in its place."""
+    if config.engine.zero is None:
+        return DDPEngine(config, model, optimizer)
+    return DeepSpeedEngineAdapter(config, model, optimizer, extra)
+
+
+def check_device(config: RunConfig) -> None:
+    """Raise `UsageError` where this machine lacks the device or precision that was planned."""
+    engine = config.engine
+    if engine.device == "cuda":
+        if not torch.cuda.is_available():
+            raise UsageError(
+                "the plan has GPUs, but torch sees none on this node: "
+                "check the driver and the allocation, or use --device cpu"
+            )
+        if engine.precision == "bf16" and not torch.cuda.is_bf16_supported(False):
+            raise UsageError(
+                f"bf16 needs a GPU of compute capability 8.0, {torch.cuda.get_device_name()} "
+                "has less: use --precision fp16 or fp32"
+            )
+    elif engine.precision == "fp16":
+        raise UsageError("fp16 does not run on CPU: use --precision bf16 or fp32")
+    elif engine.precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        raise UsageError("this CPU has no bf16 (AVX-512 or AMX): use --precision fp32")
+
+
+def autocast(config: RunConfig, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Return the autocast of the configuration, for a model outside an engine."""
+    dtype = AUTOCAST.get(config.engine.precision)
+    if dtype is None:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=dtype)

@@ -1,0 +1,312 @@
+"""What a rank does from its first import to its last file: set up, fit, finish."""
+
+from __future__ import annotations
+
+import gc
+import importlib.metadata
+import os
+import platform
+import shutil
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import nn
+
+from .config import RunConfig, UsageError, load_config
+from .data import ensure_tokenizer, ensure_tokens
+from .distributed import World
+from .engine import AUTOCAST, Engine, autocast, build_engine, check_device
+from .evaluate import to_tensors
+from .export import export_model, load_best
+from .loop import Loop, Progress
+from .meters import probe_peak
+from .metrics import classify, compute_metrics
+from .models import (
+    Labels,
+    attention_flops,
+    build_config,
+    freeze_unused,
+    load_exported,
+    load_model,
+    model_flops_per_token,
+    quadratic_cost,
+)
+from .optim import build_optimizer
+from .rundir import RunDir, write_atomic, write_json
+from .tokens import TokenData, collate, open_tokens
+from .tracking import Mirror, NoMirror, RunLog, open_mirror
+
+PACKAGES = ("torch", "transformers", "datasets", "accelerate", "deepspeed", "wandb", "numpy")
+
+
+def run_training(run: RunDir, attempt: int, stop_raised: Callable[[], bool]) -> None:
+    """Train the run of a run directory to its end, or to an interruption.
+
+    Raises:
+        UsageError: the data, the model or the device do not fit the configuration.
+    """
+    started = time.time()
+    config = load_config(run.config)
+    check_device(config)
+    world = World(config)
+    try:
+        _train(run, config, attempt, world, stop_raised, started)
+    finally:
+        world.close()
+
+
+def _train(
+    run: RunDir,
+    config: RunConfig,
+    attempt: int,
+    world: World,
+    stop_raised: Callable[[], bool],
+    started: float,
+) -> None:
+    _write_environment(run, attempt, world)
+    data, tokenizer = _prepare_data(run, config, world)
+    task = config.task
+    assert task.train is not None
+    train = data.splits[task.train]
+    labels = Labels(tuple(data.label_names), task.problem == "regression")
+    longest = max(int(split.lengths.max()) for split in data.splits.values())
+    hf_config = build_config(config.model, task, labels, tokenizer, longest)
+    model = load_model(config.model, hf_config, config.train.seed)
+    probe = to_tensors(collate(train, np.array([int(train.lengths.argmin())])), torch.device("cpu"))
+    unused = freeze_unused(model, probe)
+    print(
+        f"rank {world.rank}/{world.size}: {sum(p.numel() for p in model.parameters()):,} "
+        f"parameters, {sum(p.numel() for p in model.parameters() if p.requires_grad):,} trained, "
+        f"{len(unused)} unused, {torch.get_num_threads()} threads",
+        flush=True,
+    )
+    engine = build_engine(
+        config, model, build_optimizer(model, config.optim), _zero_settings(config)
+    )
+    del model
+    dtype = AUTOCAST.get(config.engine.precision, torch.float32)
+    world.barrier()
+    peak = float(world.sum(np.array([probe_peak(engine.device, dtype)]))[0])
+    mirror: Mirror = open_mirror(run, config) if world.is_main else NoMirror()
+    log = RunLog(run, attempt, mirror) if world.is_main else None
+    loop = Loop(
+        config,
+        run,
+        attempt,
+        world,
+        engine,
+        data,
+        log,
+        quadratic=quadratic_cost(hf_config),
+        stop_raised=stop_raised,
+    )
+    if log is not None:
+        log.write("event", 0, 0.0, event="start", engine=engine.name, world_size=world.size)
+    ok = False
+    results: dict[str, Any] = {}
+    try:
+        progress = loop.fit()
+        if not progress.interrupted:
+            results = _finish(run, config, world, engine, loop, data, tokenizer, hf_config)
+            results |= {
+                "throughput": loop.meters.summary(
+                    model_flops_per_token(hf_config), attention_flops(hf_config, 1.0), peak
+                ),
+                "wall_seconds": time.time() - started,
+                "attempts": attempt + 1,
+                "wandb_run_id": mirror.run_id,
+            }
+        elif log is not None:
+            log.write("event", progress.step, progress.epoch, event="interrupted")
+        ok = True
+    finally:
+        mirror.finish(_summary(results), ok)
+    if world.is_main and results:
+        shutil.rmtree(run.checkpoints, ignore_errors=True)
+        write_json(run.results, results)
+    world.barrier()
+
+
+def _prepare_data(run: RunDir, config: RunConfig, world: World) -> tuple[TokenData, Any]:
+    """Tokenise on rank 0 alone, while the others wait; then map the files on every rank."""
+    from transformers import AutoTokenizer
+
+    answer: tuple[str, str, str] = ("", "", "")
+    if world.is_main:
+        try:
+            tokenizer = ensure_tokenizer(config, run.cache)
+            answer = (str(tokenizer), str(ensure_tokens(config, run.cache)), "")
+        except UsageError as error:
+            answer = ("", "", str(error))
+    tokenizer_path, tokens_path, failed = world.broadcast(answer)
+    if failed:
+        raise UsageError(failed)
+    return open_tokens(Path(tokens_path)), AutoTokenizer.from_pretrained(tokenizer_path)
+
+
+def _zero_settings(config: RunConfig) -> dict[str, Any]:
+    """Return the extra DeepSpeed settings that `engine.zero_config` names (an absolute path)."""
+    if not config.engine.zero_config:
+        return {}
+    return yaml.safe_load(Path(config.engine.zero_config).read_text()) or {}
+
+
+def _write_environment(run: RunDir, attempt: int, world: World) -> None:
+    own = {
+        "rank": world.rank,
+        "host": socket.gethostname(),
+        "node": world.node,
+        "threads": torch.get_num_threads(),
+        "cores": len(os.sched_getaffinity(0)),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+    ranks = world.gather(own)
+    if not world.is_main:
+        return
+    versions = {"python": platform.python_version(), "cuda": torch.version.cuda}
+    for package in PACKAGES:
+        versions[package] = importlib.metadata.version(package)
+    write_json(run.environment(attempt), {"ranks": ranks, "versions": versions})
+
+
+def _finish(
+    run: RunDir,
+    config: RunConfig,
+    world: World,
+    engine: Engine,
+    loop: Loop,
+    data: TokenData,
+    tokenizer: Any,
+    hf_config: Any,
+) -> dict[str, Any]:
+    """Export the chosen weights, and score and predict with what was exported.
+
+    The final scores are those of `model/` as anyone loads it: a fault of the export cannot hide.
+    """
+    progress, task = loop.progress, config.task
+    best = config.train.select == "best" and progress.best_step is not None
+    weights: dict[str, torch.Tensor] = {}
+    if not best:
+        weights = engine.state_dict()
+    elif world.is_main:
+        weights = load_best(run.checkpoints / f"step-{progress.best_step}")
+    if world.is_main:
+        if not weights:
+            raise RuntimeError("no weights to export")
+        # Models built from here on are plain ones, not partitioned by ZeRO 3.
+        _leave_deepspeed()
+        export_model(run, hf_config, weights, tokenizer)
+    del weights
+    world.barrier()
+    _leave_deepspeed()
+    gc.collect()
+    module: nn.Module = load_exported(run.model).to(engine.device)
+    metrics: dict[str, dict[str, float | None]] = {}
+    for name in (*task.validation_splits, *task.test):
+        split = data.splits[name]
+        outputs = loop.predict(module, split, autocast(config, engine.device))
+        if not world.is_main:
+            continue
+        labels = None if split.labels is None else np.asarray(split.labels)
+        known = labels is not None and bool(
+            np.all(labels >= 0 if labels.dtype.kind == "i" else np.isfinite(labels))
+        )
+        if labels is not None and known:
+            metrics[name] = compute_metrics(task, outputs, labels)
+        write_predictions(run, name, outputs, labels if known else None, data.label_names)
+    if not world.is_main:
+        return {}
+    return _results(config, run, world, progress, metrics, best)
+
+
+def _leave_deepspeed() -> None:
+    from transformers.integrations import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()
+
+
+def _results(
+    config: RunConfig,
+    run: RunDir,
+    world: World,
+    progress: Progress,
+    metrics: dict[str, dict[str, float | None]],
+    best: bool,
+) -> dict[str, Any]:
+    task = config.task
+    first = task.validation_splits[0] if task.validation_splits else next(iter(metrics), None)
+    return {
+        "run_id": run.run_id,
+        "task": task.name,
+        "model": config.model.name,
+        "seed": config.train.seed,
+        "world_size": world.size,
+        "engine": "ddp" if config.engine.zero is None else "deepspeed",
+        "zero_stage": config.engine.zero,
+        "precision": config.engine.precision,
+        "global_batch": config.batch.global_batch,
+        "micro_batches": max(progress.slots, default=0),
+        "micro_batches_mean": float(np.mean(progress.slots)) if progress.slots else 0.0,
+        "epochs": progress.epoch,
+        "steps": progress.step,
+        "examples_seen": progress.examples,
+        "stopped_early": progress.stopped_early,
+        "metrics": metrics,
+        "primary_metric": task.primary_metric,
+        "primary_split": first,
+        "primary_value": metrics.get(first or "", {}).get(task.primary_metric),
+        "best_step": progress.best_step if best else progress.step,
+    }
+
+
+def _summary(results: dict[str, Any]) -> dict[str, Any]:
+    """Return the results as flat names for a tracker's summary."""
+    flat = {k: v for k, v in results.items() if not isinstance(v, dict)}
+    for split, scores in results.get("metrics", {}).items():
+        flat |= {f"final/{split}/{name}": value for name, value in scores.items()}
+    flat |= {f"throughput/{k}": v for k, v in results.get("throughput", {}).items()}
+    return flat
+
+
+def write_predictions(
+    run: RunDir,
+    split: str,
+    outputs: np.ndarray,
+    labels: np.ndarray | None,
+    names: tuple[str, ...] | list[str],
+) -> None:
+    """Write `predictions/SPLIT.tsv`: index, label, prediction, probability of every class.
+
+    A regression has index, label and value.
+    """
+    run.predictions.mkdir(exist_ok=True)
+    if outputs.shape[1] == 1:
+        head = ["index", *(["label"] if labels is not None else []), "prediction"]
+        values = outputs[:, 0]
+        rows = [
+            [str(i), *([f"{labels[i]:.6g}"] if labels is not None else []), f"{values[i]:.6g}"]
+            for i in range(len(values))
+        ]
+    else:
+        shifted = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+        probabilities = shifted / shifted.sum(axis=1, keepdims=True)
+        predicted = classify(outputs)
+        head = ["index", *(["label"] if labels is not None else []), "prediction"]
+        head += [f"p({name})" for name in names]
+        rows = [
+            [
+                str(i),
+                *([str(names[labels[i]])] if labels is not None else []),
+                str(names[predicted[i]]),
+                *(f"{p:.6f}" for p in probabilities[i]),
+            ]
+            for i in range(len(predicted))
+        ]
+    text = "\n".join("\t".join(row) for row in [head, *rows]) + "\n"
+    write_atomic(run.predictions / f"{split}.tsv", text)

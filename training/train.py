@@ -1,0 +1,97 @@
+"""One rank of a run, started by torchrun: `-m training.train --run DIR --attempt N`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from .rundir import RunDir, write_json
+
+_STOP = False
+
+
+def _raise_stop(signum: int, frame: object) -> None:
+    global _STOP
+    _STOP = True
+
+
+def stop_raised() -> bool:
+    """Return whether this rank was told to stop at the next step boundary."""
+    return _STOP
+
+
+def _redirect(log: Path) -> None:
+    """Send this rank's output to its own log, that of libraries below Python included."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+
+
+_PEER_DIED = (
+    "connection closed by peer",
+    "connection reset by peer",
+    "broken pipe",
+    "connection refused",
+    "socket timeout",
+    "nccl",
+    "remote process exited",
+    "timed out waiting",
+    "failed to recv",
+    "application timeout",
+    "peer closed",
+)
+"""What collectives say when another rank is gone: the effect, not the cause."""
+
+
+def is_secondary(error: BaseException) -> bool:
+    """Return whether an error only follows from another rank's death."""
+    text = str(error).lower()
+    return isinstance(error, (RuntimeError, OSError)) and any(w in text for w in _PEER_DIED)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one rank; return 0 when it is done or was interrupted cleanly, else 1."""
+    # First of all: a signal that comes while libraries are imported must not end the rank.
+    signal.signal(signal.SIGUSR2, _raise_stop)
+    signal.signal(signal.SIGTERM, _raise_stop)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--run", required=True)
+    parser.add_argument("--attempt", type=int, default=0)
+    args = parser.parse_args(argv)
+    run = RunDir(args.run)
+    rank = int(os.environ.get("RANK", "0"))
+    node = int(os.environ.get("GLUELINE_NODE", os.environ.get("GROUP_RANK", "0")))
+    _redirect(run.rank_log(args.attempt, node, rank))
+    try:
+        from .session import run_training
+
+        run_training(run, args.attempt, stop_raised)
+    except BaseException as error:
+        traceback.print_exc()
+        write_json(
+            run.rank_error(args.attempt, node, rank),
+            {
+                "time": time.time(),
+                "kind": type(error).__name__,
+                "message": str(error),
+                "traceback": traceback.format_exc(),
+                "secondary": is_secondary(error),
+            },
+        )
+        sys.stderr.flush()
+        # Threads of a dead collective would keep the interpreter from ending.
+        os._exit(1)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
