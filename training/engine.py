@@ -187,7 +187,7 @@ class DeepSpeedEngineAdapter(Engine):
         prepared, _ = self.accelerator.prepare(model, optimizer)
         if not isinstance(prepared, deepspeed.DeepSpeedEngine):
             raise RuntimeError(
-                f"asked for DeepSpeed ZeRO {self.stage}, Accelerate made a {type(prepared).__name__}"
+                f"asked for DeepSpeed ZeRO {self.stage}, got a {type(prepared).__name__}"
             )
         if prepared.zero_optimization_stage() != self.stage:
             raise RuntimeError(

@@ -100,7 +100,8 @@ class TaskConfig:
                 )
         if not 1 <= len(self.text) <= 2:
             raise UsageError(
-                f"{where}: 1 or 2 text columns needed, {len(self.text)} given: use --text-columns A[,B]"
+                f"{where}: 1 or 2 text columns needed, {len(self.text)} given: "
+                "use --text-columns A[,B]"
             )
         if not 0 <= self.holdout < 1:
             raise UsageError(f"{where}: task.holdout must be at least 0 and below 1")

@@ -1,0 +1,50 @@
+# Everything installs into .venv; nothing outside it but Debian's Slurm for the tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test lint install install-test slurm clean
+
+help:
+	@echo "make demo   install, then train the embedded task on this machine"
+	@echo "make test   install, then all tests, on a real Slurm started for them"
+	@echo "make lint   ruff and pyright"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/pip install --quiet -c constraints.txt -e .
+	touch $@
+
+# torch comes by its pinned version first: resolved with the rest, pip may take a CUDA build.
+$(VENV)/.torch: constraints.txt | $(BIN)/python
+	$(BIN)/pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	touch $@
+
+$(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[offline,tensorboard,test]'
+	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed $(VENV)/.installed-test: $(VENV)/.torch
+
+install: $(VENV)/.installed
+install-test: $(VENV)/.installed-test
+
+slurm: install-test
+	$(BIN)/python -m slurm.cluster install
+
+demo: install
+	$(BIN)/python launch/submit.py --executor local --task demo --model tiny \
+	    --procs-per-node 2 --wait
+
+test: install-test slurm
+	$(BIN)/python -m pytest
+
+lint: install-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
