@@ -1,0 +1,143 @@
+"""A rank of the engine tests: trains a small model for some steps and prints what it saw.
+
+Started by torchrun: `engine_worker.py OUT_DIR ENGINE PRECISION [key=value …]`.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.nn import functional
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from training.batching import cut_step, epoch_order, step_ids
+from training.config import EngineConfig, OptimConfig, RunConfig
+from training.engine import DeepSpeedEngineAdapter, build_engine
+from training.loop import summed_loss
+from training.optim import build_optimizer
+from training.schedule import learning_rate
+
+
+def make_model(labels: int):
+    """Return a small BERT without dropout, the same on every rank."""
+    config = AutoConfig.for_model("bert")
+    config.num_hidden_layers, config.hidden_size, config.num_attention_heads = 2, 32, 4
+    config.intermediate_size, config.vocab_size, config.num_labels = 64, 200, labels
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+    torch.manual_seed(0)
+    return AutoModelForSequenceClassification.from_config(config)
+
+
+def rows(count: int, labels: int):
+    """Return inputs [count, 24], lengths and labels from a fixed generator."""
+    rng = np.random.default_rng(3)
+    ids = rng.integers(5, 200, (count, 24))
+    lengths = rng.integers(3, 25, count).astype(np.int32)
+    target = rng.integers(0, labels, count) if labels > 1 else rng.normal(size=count)
+    return ids, lengths, target
+
+
+def micro_batch(ids, lengths, target, own):
+    """Return tensors of one micro-batch, padded to its longest example."""
+    width = int(lengths[own].max())
+    mask = np.arange(width) < lengths[own][:, None]
+    inputs = {
+        "input_ids": torch.from_numpy(np.where(mask, ids[own][:, :width], 0)),
+        "attention_mask": torch.from_numpy(mask.astype(np.int64)),
+    }
+    return inputs, torch.from_numpy(target[own])
+
+
+def main() -> None:
+    """Train and write OUT_DIR/rank-R.json, and the weights on rank 0."""
+    out, name, precision = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+    options = dict(pair.split("=") for pair in sys.argv[4:])
+    steps, batch = int(options.get("steps", 10)), int(options.get("batch", 16))
+    labels, budget = int(options.get("labels", 3)), int(options.get("budget", 64))
+    count = int(options.get("rows", 150))
+    dist.init_process_group("gloo")
+    rank, world = dist.get_rank(), dist.get_world_size()
+    config = RunConfig(
+        optim=OptimConfig(lr=1e-3, clip=1.0, schedule="linear", warmup_ratio=0.2),
+        engine=EngineConfig(
+            zero=None if name == "ddp" else int(name),
+            precision=precision,
+            device="cpu",
+            offload=options.get("offload", "none"),
+        ),
+    )
+    model = make_model(labels)
+    whole = sum(p.numel() for p in model.parameters())
+    engine = build_engine(config, model, build_optimizer(model, config.optim))
+    ids, lengths, target = rows(count, labels)
+    losses, norms, slots = [], [], []
+    engine.module.train()
+    for step in range(steps):
+        epoch, place = divmod(step, -(-count // batch))
+        wanted = step_ids(epoch_order(count, 1, epoch), place, batch)
+        cut = cut_step(wanted, lengths, world, budget)
+        slots.append(cut.slots)
+        total = 0.0
+        for slot, own in enumerate(cut.micro[rank]):
+            inputs, answers = micro_batch(
+                ids, lengths, target, own if len(own) else wanted[:1]
+            )
+            with engine.micro_step(slot == cut.slots - 1):
+                loss = summed_loss(engine.forward(inputs), answers, labels == 1)
+                loss = loss * (float(len(own) > 0) / cut.examples)
+                engine.backward(loss * world, slot == cut.slots - 1)
+            total += float(loss.detach())
+        both = torch.tensor(total, dtype=torch.float64)
+        dist.all_reduce(both)
+        losses.append(float(both))
+        norms.append(engine.step(learning_rate(config.optim, step, steps)))
+    weights = engine.state_dict()
+    report = {
+        "engine": type(engine.module).__name__,
+        "losses": losses,
+        "norms": norms,
+        "slots": slots,
+        "parameters": whole,
+        "dtypes": sorted({str(w.dtype) for w in weights.values() if w.is_floating_point()}),
+    }
+    if isinstance(engine, DeepSpeedEngineAdapter):
+        report["stage"] = engine.engine.zero_optimization_stage()
+        report |= {"held": engine.partition_sizes()}
+    (out / f"rank-{rank}.json").write_text(json.dumps(report))
+    if rank == 0:
+        torch.save(weights, out / "weights.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def reference(steps: int, batch: int, labels: int, count: int):
+    """Return losses and weights of the same run in float64 on one process, one batch a step."""
+    model = make_model(labels).double()
+    config = OptimConfig(lr=1e-3, clip=1.0, schedule="linear", warmup_ratio=0.2)
+    optimizer = build_optimizer(model, config)
+    ids, lengths, target = rows(count, labels)
+    losses = []
+    for step in range(steps):
+        epoch, place = divmod(step, -(-count // batch))
+        wanted = step_ids(epoch_order(count, 1, epoch), place, batch)
+        inputs, answers = micro_batch(ids, lengths, target, wanted)
+        logits = model(**inputs).logits
+        if labels == 1:
+            loss = functional.mse_loss(logits.squeeze(-1), answers.double())
+        else:
+            loss = functional.cross_entropy(logits, answers)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, step, steps)
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses, model.state_dict()
+
+
+if __name__ == "__main__":
+    main()
