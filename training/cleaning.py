@@ -6,24 +6,23 @@ import html
 import re
 from collections.abc import Iterable
 
-_TAGS = frozenset(
-    """a abbr acronym address b big blockquote body br center cite code dd del dfn div dl dt em
-    font h1 h2 h3 h4 h5 h6 head hr html i img ins kbd li nobr ol p pre q s samp script small span
-    strike strong style sub sup table tbody td tfoot th thead title tr tt u ul var""".split()
+_INLINE = re.compile(
+    r"a|abbr|acronym|b|big|cite|code|del|dfn|em|font|i|ins|kbd|nobr|q|s|samp|small|span|strike"
+    r"|strong|sub|sup|tt|u|var"
 )
-_INLINE = frozenset(
-    """a abbr acronym b big cite code del dfn em font i ins kbd nobr q s samp small span strike
-    strong sub sup tt u var""".split()
+_BLOCK = re.compile(
+    r"address|blockquote|body|br|center|dd|div|dl|dt|h[1-6r]|head|html|img|li|ol|p|pre|script"
+    r"|style|table|tbody|td|tfoot|th|thead|title|tr|ul"
 )
-# Attributes need a value: "a <b and c> d" is prose, not a tag.
+# Attributes need a value: "a <b and c> d" is prose, not a tag. AG News has \\ for line ends.
 _TAG = re.compile(
-    r"""<(/?)([A-Za-z][A-Za-z0-9]*)(?:\s+[\w:-]+\s*=\s*(?:"[^"]*"|'[^']*'|[^\s"'<>]+))*\s*/?>"""
+    r"""<(/?)([A-Za-z][A-Za-z0-9]*)(?:[\s\\]+[\w:-]+\s*=\s*(?:"[^"]*"|'[^']*'|[^\s"'<>]+))*\s*/?>"""
 )
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _ENTITY = re.compile(r"&(#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 # AG News lost its ampersands: "America&#39;s" became "America #39;s". The blank in front stands
-# for the ampersand, so it goes with the entity. Only names that no English sentence ends on: "times;",
-# "part;" and "sum;" are entities too.
+# for the ampersand, so it goes with the entity. Only names that no English sentence
+# ends on: "times;", "part;" and "sum;" are entities too.
 _BROKEN = re.compile(
     r"(?:(?<=[^\s]) |(?<![\w&/;])|(?<=\s) )"
     r"(#0?\d{2,4}|#[xX][0-9a-fA-F]{2,4}|quot|amp|lt|gt|nbsp|apos|hellip|mdash|ndash"
@@ -74,6 +73,6 @@ def _character(match: re.Match[str]) -> str:
 
 def _tag(match: re.Match[str]) -> str:
     name = match.group(2).lower()
-    if name not in _TAGS:  # tickers: <MSFT>, <DIS>
-        return match.group()
-    return "" if name in _INLINE else " "
+    if _INLINE.fullmatch(name):
+        return ""
+    return " " if _BLOCK.fullmatch(name) else match.group()  # <MSFT> is a ticker

@@ -74,7 +74,8 @@ def _train(
     task = config.task
     assert task.train is not None
     train = data.splits[task.train]
-    labels = Labels(tuple(data.label_names), task.problem == "regression")
+    regression = task.problem == "regression"
+    labels = Labels(("score",) if regression else tuple(data.label_names), regression)
     longest = max(int(split.lengths.max()) for split in data.splits.values())
     hf_config = build_config(config.model, task, labels, tokenizer, longest)
     model = load_model(config.model, hf_config, config.train.seed)

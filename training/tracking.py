@@ -8,7 +8,6 @@ import os
 import shutil
 import socket
 import time
-from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlparse
 

@@ -23,7 +23,7 @@ class ClusterConfig:
     """Nodes."""
     procs_per_node: int | None = option(None, "--procs-per-node", "P")
     """Ranks per node; none: the GPUs of a node, else 1."""
-    gpus_per_node: int | None = None
+    gpus_per_node: int | None = option(None, "--gpus-per-node", "N")
     """GPUs of a node to ask for; none: as many as ranks, where the partition has GPUs."""
     cpus_per_node: int | None = option(None, "--cpus-per-node", "N")
     """Cores per node; none: all of a CPU node, of a GPU node the share of its GPUs asked for."""
@@ -75,7 +75,7 @@ class ClusterConfig:
             if value is not None and value < 1:
                 raise UsageError(f"--{key.replace('_', '-')} must be at least 1, got {value}")
         if self.gpus_per_node is not None and self.gpus_per_node < 0:
-            raise UsageError(f"cluster.gpus_per_node must not be below 0, got {self.gpus_per_node}")
+            raise UsageError(f"--gpus-per-node must not be below 0, got {self.gpus_per_node}")
         if not _TIME.match(self.time) or self.time_minutes < 1:
             raise UsageError(
                 f"--time '{self.time}' is not a time: write minutes, HH:MM:SS or D-HH:MM:SS"
