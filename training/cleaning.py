@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterable
+from html.entities import html5
 
 _INLINE = re.compile(
     r"a|abbr|acronym|b|big|cite|code|del|dfn|em|font|i|ins|kbd|nobr|q|s|samp|small|span|strike"
@@ -56,11 +57,19 @@ def _html(text: str) -> str:
         if ";" not in text:
             break
         text = _BROKEN.sub(_character, text)
-        text = _ENTITY.sub(lambda m: html.unescape(m.group()), text)
+        text = _ENTITY.sub(_entity, text)
     if "<" in text:
         text = _COMMENT.sub(" ", text)
         text = _TAG.sub(_tag, text)
     return text
+
+
+def _entity(match: re.Match[str]) -> str:
+    name = match.group(1)
+    # html.unescape takes "&notes;" for "&not" and "es;".
+    if name[0] != "#" and f"{name};" not in html5:
+        return match.group()
+    return html.unescape(match.group())
 
 
 def _character(match: re.Match[str]) -> str:

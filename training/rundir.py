@@ -281,6 +281,16 @@ def snapshot(run: RunDir) -> Snapshot:
     )
 
 
+def last_attempt(files: Snapshot) -> list[dict[str, Any]]:
+    """Return the `node-<k>.json` of the last job's last attempt; empty before it wrote any.
+
+    What an earlier job left says nothing about a resumed run.
+    """
+    first = files.jobs[-1].get("first_attempt", 0) if files.jobs else 0
+    number = max(files.nodes, default=-1)
+    return files.nodes[number] if number >= first else []
+
+
 def run_state(files: Snapshot, job: Literal["queued", "running", "gone"] | None) -> State:
     """Return the state of a run from its files and what the scheduler says of its last job.
 
@@ -294,7 +304,7 @@ def run_state(files: Snapshot, job: Literal["queued", "running", "gone"] | None)
         return job
     if not files.jobs:
         return "created"
-    last = files.nodes.get(max(files.nodes, default=-1), [])
+    last = last_attempt(files)
     ends = [node.get("end") for node in last]
     if any(end == "failed" for end in ends):
         return "failed"
@@ -313,11 +323,9 @@ def first_cause(files: Snapshot) -> dict[str, Any] | None:
     The earliest wins; what only follows from a peer's death (a connection closed by it) counts
     only where nothing else is known.
     """
-    if not files.nodes:
-        return None
     causes = [
-        {**cause, "host": node.get("host"), "attempt": max(files.nodes)}
-        for node in files.nodes[max(files.nodes)]
+        {**cause, "host": node.get("host"), "attempt": node.get("attempt", max(files.nodes))}
+        for node in last_attempt(files)
         if (cause := node.get("cause"))
     ]
     if not causes:
