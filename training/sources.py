@@ -278,6 +278,8 @@ def _columns(task: TaskConfig, split: str, paths: list[Path]) -> tuple[str, ...]
         for column in task.text:
             if column not in types:
                 raise UsageError(_no_column(task, "text", column, split, path, types))
+            if types[column] == "binary" and tables.file_format(path) == "csv":
+                raise UsageError(f"{path} cannot be read: column '{column}' is not UTF-8 text")
             # In CSV a text that looks like a number is read as text all the same.
             if tables.file_format(path) != "csv" and not _is_text(types[column]):
                 raise UsageError(

@@ -1,0 +1,391 @@
+"""From a configuration to a job: submitit's executors, set up; the texts that a person can read.
+
+What submitit pickles is `NodeAgent(run_dir, first_attempt)`. No value of the environment is
+written anywhere: secrets reach the ranks as Slurm hands the environment on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slurm.command import (
+    FIRST_PORT,
+    INHERITED,
+    PORTS,
+    fixed_environment,
+    on_cpu,
+    python_path,
+    torchrun_argv,
+)
+from training.config import RunConfig, UsageError
+from training.rundir import RunDir
+
+if TYPE_CHECKING:
+    from submitit import LocalExecutor, SlurmExecutor
+
+SIGNAL_SECONDS = 90
+"""How long before the time limit the ranks are told to stop (Slurm may be a minute early)."""
+
+OURS = frozenset(("array", "wrap", "parsable", "test-only", "wait", "output", "error"))
+"""Options of sbatch that would break the hand-over between launch and the job."""
+
+SCRUBBED_PREFIXES = ("PMI", "PMIX_", "OMPI_", "TORCHELASTIC_", "PET_")
+"""Beyond what submitit removes: what tells a process that it is part of somebody's MPI job."""
+
+
+def make_executor(config: RunConfig, run: RunDir) -> SlurmExecutor | LocalExecutor:
+    """Return submitit's executor, set up for this run.
+
+    Raises:
+        UsageError: srun is missing, or a value cannot stand in a batch script.
+    """
+    check_path(run.path)
+    if config.cluster.executor == "local":
+        return _local_executor(config, run)
+    from submitit import SlurmExecutor
+
+    try:
+        executor = SlurmExecutor(
+            folder=run.submitit,
+            max_num_timeout=config.cluster.max_requeues,
+            python=shlex.quote(sys.executable),
+        )
+    except RuntimeError:  # no srun
+        raise UsageError("srun is not on this machine: use --executor local") from None
+    executor.update_parameters(**slurm_parameters(config, run))
+    return executor
+
+
+def slurm_parameters(config: RunConfig, run: RunDir) -> dict[str, Any]:
+    """Return what submitit is told, by its own names.
+
+    Raises:
+        UsageError: a key or value of `cluster.sbatch` cannot be passed on.
+    """
+    cluster = config.cluster
+    more = sbatch_options(cluster.sbatch)
+    gpus = cluster.gpus_per_node or None
+    if more.keys() & {"gres", "gpus", "gpus-per-node", "gpus-per-task"}:
+        gpus = None  # said in another way, and both together ask for the sum or are refused
+    parameters = {
+        "job_name": run.run_id,
+        "nodes": cluster.nodes,
+        "ntasks_per_node": 1,
+        "cpus_per_task": cluster.cpus_per_node,
+        "gpus_per_node": gpus,
+        "mem": cluster.mem,
+        "time": cluster.time_minutes,
+        "partition": cluster.partition,
+        "account": cluster.account,
+        "qos": cluster.qos,
+        "constraint": cluster.constraint,
+        "signal_delay_s": signal_seconds(cluster.time_minutes),
+        "stderr_to_stdout": True,
+        "srun_args": ["--kill-on-bad-exit=1", "--wait=0"],
+        "setup": setup_lines(config),
+    }
+    # A key of sbatch that submitit knows must replace its value, not stand beside it.
+    renamed = {_SUBMITIT_NAMES.get(k, k): v for k, v in more.items()}
+    additional = {"requeue": True, "chdir": str(run.path)} | renamed
+    if "no-requeue" in additional:
+        del additional["requeue"]
+    return {
+        **{k: v for k, v in parameters.items() if v is not None},
+        "wckey": None,
+        "additional_parameters": additional,
+    }
+
+
+_SUBMITIT_NAMES = {
+    name.replace("_", "-"): name
+    for name in (
+        *("job_name", "ntasks_per_node", "cpus_per_task", "gpus_per_node", "gpus_per_task"),
+        *("cpus_per_gpu", "mem_per_gpu", "mem_per_cpu", "mail_type", "mail_user"),
+    )
+}
+
+
+def sbatch_options(given: dict[str, str]) -> dict[str, Any]:
+    """Return options as submitit takes them: a switch is True.
+
+    Raises:
+        UsageError: a key is no option, is one that only glueline may set, or a value would end
+            its line of the script.
+    """
+    found: dict[str, Any] = {}
+    for key, value in given.items():
+        name = key.replace("_", "-").lstrip("-")
+        if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
+            raise UsageError(f"--sbatch {key!r} is not an option of sbatch: write its long name")
+        if name in OURS:
+            raise UsageError(f"--sbatch {name} is set by glueline itself: leave it out")
+        if "\n" in value or "\r" in value:
+            raise UsageError(f"--sbatch {name}: the value must be one line")
+        if value.lower() in ("", "true"):
+            found[name] = True
+        elif value.lower() == "false":
+            found.update({"no-requeue": True} if name == "requeue" else {})
+        else:
+            found[name] = value
+    return found
+
+
+def signal_seconds(minutes: int) -> int:
+    """Return how many seconds before the time limit the ranks are told: less for short limits."""
+    return min(SIGNAL_SECONDS, int(minutes * 60 * 0.3))
+
+
+def setup_lines(config: RunConfig) -> list[str]:
+    """Return the lines of the batch script before srun."""
+    lines = [
+        "unset " + " ".join(INHERITED),
+        # From Slurm 22.05 on srun no longer takes --cpus-per-task over from sbatch.
+        'if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; '
+        'then export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"; fi',
+        *config.cluster.setup,
+    ]
+    lines += _python_path_lines()
+    lines += [f"export {k}={shlex.quote(v)}" for k, v in config.cluster.env.items()]
+    return lines
+
+
+def _python_path_lines() -> list[str]:
+    root = python_path()
+    if root is None:
+        return []
+    return [f'export PYTHONPATH={shlex.quote(root)}"${{PYTHONPATH:+:$PYTHONPATH}}"']
+
+
+def check_path(path: Path) -> None:
+    """Raise `UsageError` for a run directory whose path Slurm would change."""
+    wrong = next((c for c in str(path) if c in "%\\" or not c.isprintable()), None)
+    if wrong is not None:
+        raise UsageError(
+            f"the runs folder {str(path.parent)!r} holds {wrong!r}, which Slurm does not take in "
+            "the path of a log: use another --runs DIR"
+        )
+
+
+def batch_script(config: RunConfig, run: RunDir) -> str:
+    """Return the text that sbatch receives; empty for a local run, which has none.
+
+    Raises:
+        UsageError: as `make_executor`.
+    """
+    if config.cluster.executor == "local":
+        return ""
+    executor: Any = make_executor(config, run)
+    return executor._make_submission_file_text(executor._submitit_command_str, "")
+
+
+def node_command(config: RunConfig, run: RunDir) -> str:
+    """Return a bash script that starts one node's ranks as the agent does, to read or to run.
+
+    By hand: `bash command.sh` for one node, `srun --ntasks-per-node=1 bash command.sh` inside an
+    allocation for several. The attempt is the variable ATTEMPT, or 0.
+    """
+    cluster = config.cluster
+    procs = cluster.procs_per_node or 1
+    fixed = fixed_environment(config)
+    folder = shlex.quote(str(run.path))
+    meet = {"host": "@HEAD", "port": "@PORT", "id": "@ID"}
+    argv = torchrun_argv(
+        python=sys.executable,
+        nodes=cluster.nodes,
+        procs=procs,
+        node="@NODE",
+        meet=meet,
+        run_dir=str(run.path),
+        attempt="@ATTEMPT",
+    )
+    variables = {
+        "@HEAD": '"$head"',
+        "@PORT": '"$port"',
+        "@ID": '"$job-$attempt"',
+        "@NODE": '"$node"',
+        "@ATTEMPT": '"$attempt"',
+    }
+    words = [variables.get(word) or shlex.quote(word) for word in argv]
+    head = (
+        'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)'
+        if cluster.nodes > 1
+        else "head=127.0.0.1"
+    )
+    threads = (
+        []
+        if "OMP_NUM_THREADS" in fixed
+        else [
+            # nproc itself listens to OMP_NUM_THREADS.
+            'cores="${SLURM_CPUS_ON_NODE:-$(env -u OMP_NUM_THREADS nproc)}"',
+            f"threads=$((cores / {procs}))",
+            "export OMP_NUM_THREADS=$((threads > 0 ? threads : 1))",
+        ]
+    )
+    return "\n".join(
+        [
+            "#!/bin/bash",
+            "# The ranks of one node. The node agent starts the same line; see docs for the rest.",
+            "set -eu",
+            f"cd {folder}",
+            "unset " + " ".join(INHERITED),
+            'node="${SLURM_NODEID:-0}"',
+            'job="${SLURM_JOB_ID:-$$}"',
+            'attempt="${ATTEMPT:-0}"',
+            head,
+            f"port=$(({FIRST_PORT} + job % {PORTS}))",
+            'mkdir -p "attempts/$attempt/logs"',
+            "",
+            *threads,
+            'export GLUELINE_NODE="$node"',
+            *_python_path_lines(),
+            *(f"export {k}={shlex.quote(v)}" for k, v in fixed.items()),
+            "",
+            "exec " + " ".join(words),
+            "",
+        ]
+    )
+
+
+def submit_job(config: RunConfig, run: RunDir, first_attempt: int | None = None) -> str:
+    """Submit the run and return the job's id: Slurm's, or the pid of a local job's controller.
+
+    Args:
+        config: the run.
+        run: its directory, written.
+        first_attempt: number of the first attempt; none: the next one that has no folder.
+
+    Raises:
+        UsageError: Slurm refuses (its reason, in full), or sbatch is missing. Nothing of
+            submitit's is left behind.
+    """
+    from slurm.agent import NodeAgent
+
+    if first_attempt is None:
+        first_attempt = max(run.attempt_numbers(), default=-1) + 1
+    before = set(run.submitit.iterdir()) if run.submitit.is_dir() else set()
+    there = run.submitit.is_dir()
+    try:
+        with scrubbed_environment(), _quiet():
+            executor = make_executor(config, run)
+            job = executor.submit(NodeAgent(str(run.path), first_attempt))
+            return job.job_id
+    except BaseException as error:
+        for path in set(run.submitit.iterdir()) - before if run.submitit.is_dir() else ():
+            path.unlink(missing_ok=True)
+        if not there and run.submitit.is_dir():
+            run.submitit.rmdir()
+        reason = refusal(error)
+        if reason is None:
+            raise
+        raise UsageError(reason) from None
+
+
+def refusal(error: BaseException) -> str | None:
+    """Return one line for an error of the submission; None for one that is not Slurm's."""
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    if isinstance(error, (FailedJobError, FailedSubmissionError)):
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        said = "; ".join(re.sub(r"^sbatch: (error: )?", "", line) for line in lines)
+        return f"Slurm refused the job: {said or 'sbatch gave no reason'}"
+    if isinstance(error, FileNotFoundError) and error.filename == "sbatch":
+        return "sbatch is not on this machine: use --executor local"
+    return None
+
+
+@contextlib.contextmanager
+def scrubbed_environment() -> Iterator[None]:
+    """Hide what an outer job, torchrun or MPI left in the environment: it would override ours."""
+    from submitit.helpers import clean_env
+
+    extra = [k for k in os.environ if k.startswith(SCRUBBED_PREFIXES)]
+    # Where Slurm is configured by SLURM_CONF, no Slurm command answers without it.
+    conf = os.environ.get("SLURM_CONF")
+    with clean_env(extra_names=[*extra, *INHERITED]):
+        if conf is not None:
+            os.environ["SLURM_CONF"] = conf
+        yield
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what submitit prints (sbatch's errors, which we raise) from the terminal."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def _local_executor(config: RunConfig, run: RunDir) -> LocalExecutor:
+    from submitit import LocalExecutor
+    from submitit.local.local import LocalJob
+
+    class DetachedExecutor(LocalExecutor):
+        """submitit's, but the job outlives the terminal, and sees the GPUs that we see.
+
+        submitit's own start leaves the controller in our session, where Ctrl-C and a closed
+        terminal reach it, and sets CUDA_VISIBLE_DEVICES to 0,1,… whatever it was.
+        """
+
+        def _submit_command(self, command: str) -> LocalJob[Any]:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            process = start_detached(config, self.folder, command)
+            return LocalJob(folder=self.folder, job_id=str(process.pid), process=process, tasks=[0])
+
+    if config.cluster.nodes > 1:
+        raise UsageError("--executor local has one node: use --procs-per-node")
+    executor = DetachedExecutor(
+        folder=run.submitit,
+        max_num_timeout=config.cluster.max_requeues,
+        python=shlex.quote(sys.executable),
+    )
+    executor.update_parameters(timeout_min=config.cluster.time_minutes)
+    return executor
+
+
+def start_detached(config: RunConfig, folder: Path, command: str) -> subprocess.Popen[bytes]:
+    """Start submitit's local controller in a session of its own; its pid is the job's id."""
+    minutes = config.cluster.time_minutes
+    environment = dict(os.environ) | config.cluster.env
+    environment |= {
+        "SUBMITIT_EXECUTOR": "local",
+        "SUBMITIT_LOCAL_NTASKS": "1",
+        "SUBMITIT_LOCAL_COMMAND": command,
+        "SUBMITIT_LOCAL_TIMEOUT_S": str(minutes * 60),
+        "SUBMITIT_LOCAL_SIGNAL_DELAY_S": str(signal_seconds(minutes)),
+        "SUBMITIT_LOCAL_NODEID": "0",
+        "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
+        "SUBMITIT_STDERR_TO_STDOUT": "1",
+        "SUBMITIT_LOCAL_WITH_SHELL": "",  # we `exec`: the controller's pid is the shell's
+        "CUDA_VISIBLE_DEVICES": visible_gpus(config, os.environ.get("CUDA_VISIBLE_DEVICES")),
+    }
+    controller = [sys.executable, "-m", "submitit.local._local", str(folder)]
+    script = "\n".join(
+        [*config.cluster.setup, *_python_path_lines(), f"exec {shlex.join(controller)}"]
+    )
+    with (folder / "controller.log").open("ab") as log:
+        return subprocess.Popen(
+            ["/bin/bash", "-c", script],
+            env=environment,
+            cwd=folder.parent,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def visible_gpus(config: RunConfig, ours: str | None) -> str:
+    """Return CUDA_VISIBLE_DEVICES of a local job: the first GPUs of those that we may use."""
+    if on_cpu(config):
+        return ""
+    count = config.cluster.gpus_per_node or config.cluster.procs_per_node or 1
+    names = [str(i) for i in range(count)] if ours is None else ours.split(",")
+    return ",".join(names[:count])

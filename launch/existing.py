@@ -1,0 +1,96 @@
+"""A run that is there already: what typing its line again answers, and what may be resumed."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from training.config import RunConfig, UsageError, load_config, nearest
+from training.config.schema import leaves, to_plain
+from training.rundir import RunDir, State, find_run, list_runs, run_state, snapshot
+
+_FETCHED = ("task.path", "model.path")
+
+
+def command_line(name: str, *args: str) -> str:
+    """Return a line to type for one of our commands, in the form that this one was typed in."""
+    typed = Path(sys.argv[0])
+    if typed.suffix == ".py" and typed.parent.name == "launch":
+        words = ["python", str(typed.with_name(f"{name}.py"))]
+    else:
+        words = ["glueline", name]
+    return shlex.join([*words, *args])
+
+
+def run_arguments(run: RunDir) -> list[str]:
+    """Return the arguments that name a run: its id, and its runs folder if that is not `./runs`."""
+    if run.path.parent == Path("runs").absolute():
+        return [run.run_id]
+    return [run.run_id, "--runs", str(run.path.parent)]
+
+
+def current_state(run: RunDir) -> State:
+    """Return the state of a run from its files and from what the scheduler says of its job."""
+    from .status import job_state
+
+    files = snapshot(run)
+    return run_state(files, job_state(files))
+
+
+def need_run(runs: Path, name: str) -> RunDir:
+    """Return the run that an id or a path means.
+
+    Raises:
+        UsageError: there is none; the nearest id is named.
+    """
+    run = find_run(runs, name)
+    if run is None:
+        known = [r.run_id for r in list_runs(runs)]
+        hint = nearest(name, known) if known else "there are none yet"
+        raise UsageError(f"no run '{name}' in {runs}: {hint}")
+    return run
+
+
+def answer(run: RunDir, state: State) -> str:
+    """Return what to say of a run that is not submitted again: finished, queued or running.
+
+    Raises:
+        UsageError: it failed, was interrupted or is damaged; the message says what to type.
+    """
+    if state == "finished":
+        return f"run {run.run_id} is finished: its results are in {run.results}"
+    if state in ("queued", "running"):
+        line = command_line("status", *run_arguments(run))
+        return f"run {run.run_id} is {state}: follow it with {line}"
+    if state == "damaged":
+        raise UsageError(
+            f"{run.path} is there but holds no run: remove it, or use another --name or --runs"
+        )
+    how = {"interrupted": "was interrupted", "failed": "failed", "created": "was not submitted"}
+    _, *where = run_arguments(run)
+    line = command_line("submit", "--resume", run.run_id, *where)
+    raise UsageError(f"run {run.run_id} {how[state]}: continue it with {line}")
+
+
+def check_same(run: RunDir, config: RunConfig) -> None:
+    """Raise `UsageError` if a run of this name was made with another configuration.
+
+    Where weights and rows were fetched to does not count.
+    """
+    if not run.config.is_file():
+        return
+    there = load_config(run.config)
+    for key in leaves(RunConfig):
+        old, new = _value(there, key), _value(config, key)
+        if old != new and not (key in _FETCHED and new is None):
+            raise UsageError(
+                f"run {run.run_id} exists with another configuration ({key} is {to_plain(old)!r} "
+                f"there, {to_plain(new)!r} here): choose another --name"
+            )
+
+
+def _value(config: RunConfig, key: str) -> Any:
+    section, name = key.split(".")
+    return getattr(getattr(config, section), name)

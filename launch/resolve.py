@@ -1,0 +1,210 @@
+"""From what was typed to a complete configuration, every value with where it came from.
+
+Precedence: defaults < model file < task file < site profile < flags < `--set`. What is `auto` is
+decided here, once, from what Slurm or this machine says, and stored as decided.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from training.config import RunConfig, TaskConfig, UsageError, slug
+from training.config.schema import build, coerce, leaves, set_dotted
+
+from . import checks, presets
+from .auto import decide
+from .flags import Request
+
+DEFAULT_MODEL = "bert-base-uncased"
+HELD_OUT = 0.1
+"""Fraction of the training rows that validates where files were given, but none for validation."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A run's configuration before anything is fetched."""
+
+    config: RunConfig
+    origins: dict[str, str]
+    """Where each value that is not a default came from, by dotted key."""
+    runs: Path
+    """The runs folder."""
+    notes: list[str] = field(default_factory=list)
+    """What a person should know, although it is no error."""
+
+
+class _Draft:
+    """Values by dotted key, typed, with their origins; later ones win."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.origins: dict[str, str] = {}
+
+    def put(self, key: str, value: Any, origin: str, where: str | None = None) -> None:
+        leaf = presets.check_key(key, where or origin)
+        annotation = leaves(RunConfig)[leaf][1]
+        if leaf != key:  # one entry of a mapping: the others stay
+            below = key[len(leaf) + 1 :]
+            value = {**self.values.get(leaf, {}), below: value}
+        self.values[leaf] = coerce(value, annotation, where or f"{origin}: {key}")
+        self.origins[leaf] = origin
+
+    def preset(self, preset: presets.Preset) -> None:
+        for key, value in preset.values.items():
+            self.put(key, value, preset.origin)
+
+    def build(self) -> RunConfig:
+        nested: dict[str, Any] = {}
+        for key, value in self.values.items():
+            set_dotted(nested, key, value)
+        return build(RunConfig, nested)
+
+
+def runs_folder(typed: str | None, profile: str | None = None) -> Path:
+    """Return the runs folder: `--runs`, else $GLUELINE_RUNS, the profile's, or `runs` here."""
+    text = typed or os.environ.get("GLUELINE_RUNS") or profile or "runs"
+    return Path(text).expanduser().absolute()
+
+
+def compose(request: Request) -> tuple[RunConfig, dict[str, str], str | None]:
+    """Return the configuration as asked for, `auto` values still in it.
+
+    Returns:
+        The configuration, the origins by dotted key, and the profile's runs folder.
+
+    Raises:
+        UsageError: a name, key or value is wrong.
+    """
+    draft = _Draft()
+    draft.preset(presets.model_preset(request.model or DEFAULT_MODEL))
+    if request.task:
+        draft.preset(presets.task_preset(request.task))
+    profile = None
+    if request.cluster:
+        site = presets.cluster_preset(request.cluster)
+        draft.preset(site)
+        profile = site.runs
+    for override in request.flags:
+        draft.put(override.key, override.value, override.origin, override.origin)
+    _put_files(draft, request)
+    for key, value in request.sbatch.items():
+        draft.put(f"cluster.sbatch.{key}", value, "--sbatch")
+    for override in request.sets:
+        draft.put(override.key, override.value, override.origin, f"--set {override.key}")
+    _put_data(draft, request)
+    return draft.build(), draft.origins, profile
+
+
+def _put_files(draft: _Draft, request: Request) -> None:
+    """Make the splits of a task what the files given by flags hold."""
+    if not request.files:
+        return
+    if "train" not in request.files:
+        raise UsageError("--validation-file and --test-file need --train-file too")
+    files = {
+        split: [str(Path(f).expanduser().absolute()) for f in paths]
+        for split, paths in request.files.items()
+    }
+    for split, paths in files.items():
+        for path in paths:
+            if not Path(path).is_file():
+                raise UsageError(f"--{split}-file {path}: there is no such file")
+    draft.put("task.files", files, "--train-file")
+    draft.put("task.train", "train", "--train-file")
+    given = "validation" in files
+    draft.put("task.validation", ["validation"] if given else [], "files given")
+    draft.put("task.test", ["test"] if "test" in files else [], "files given")
+    if given:
+        draft.put("task.holdout", 0.0, "--validation-file")
+    elif not draft.values.get("task.holdout"):
+        draft.put("task.holdout", HELD_OUT, "no --validation-file: held out of the training rows")
+
+
+def _put_data(draft: _Draft, request: Request) -> None:
+    """Name a task that no file names, and say where its data lies."""
+    if not request.task and "task.name" not in draft.values:
+        if request.files:
+            name = Path(request.files["train"][0]).stem
+        elif draft.values.get("task.hub"):
+            subset = draft.values.get("task.subset")
+            name = draft.values["task.hub"].split("/")[-1] + (f"-{subset}" if subset else "")
+        elif draft.values.get("task.path"):
+            name = Path(draft.values["task.path"]).name
+        else:
+            raise UsageError(
+                "which task? use --task NAME or FILE, --train-file FILE or --dataset HUB_ID "
+                f"(tasks: {', '.join(presets.names('tasks'))})"
+            )
+        draft.put("task.name", slug(name), "the data's name")
+    if own := draft.values.get("task.path"):
+        draft.values["task.path"] = str(Path(own).expanduser().absolute())
+    if request.data is not None and not draft.values.get("task.files"):
+        from training.sources import resolve_data_dir
+
+        folder = Path(request.data).expanduser()
+        if not folder.is_dir():
+            raise UsageError(f"--data {request.data}: there is no such folder")
+        task = draft.build().task
+        if task.generated is None:
+            path = resolve_data_dir(task, folder.absolute())
+            draft.put("task.path", str(path), "--data")
+
+
+def load_task(text: str) -> TaskConfig:
+    """Return the task that a name in `configs/tasks/` or a YAML file means.
+
+    Raises:
+        UsageError: it is unknown or wrong.
+    """
+    draft = _Draft()
+    for key, value in presets.task_preset(text).values.items():
+        if key.startswith("task."):
+            draft.put(key, value, f"task {text}")
+    task = draft.build().task
+    task.check()
+    return task
+
+
+def resolve(request: Request) -> Resolved:
+    """Return the complete configuration that a request means.
+
+    Raises:
+        UsageError: something about the request is wrong, as far as this machine can tell; rows
+            and weights are looked at by `checks.look_at_inputs`.
+    """
+    config, origins, profile = compose(request)
+    config.check()
+    checks.check_names(config)
+    checks.check_packages(config)
+    draft = _Draft()
+    _fill(draft, config)
+    notes: list[str] = []
+    for key, value, reason in decide(config):
+        draft.put(key, value, reason)
+        origins[key] = reason
+    config = draft.build()
+    config.check()
+    runs = runs_folder(request.runs, profile)
+    notes += checks.check_devices(config)
+    notes += checks.check_places(config, runs)
+    return Resolved(config, origins, runs, notes)
+
+
+def _fill(draft: _Draft, config: RunConfig) -> None:
+    """Put every value of a built configuration into a draft."""
+    for key in leaves(RunConfig):
+        section, name = key.split(".")
+        draft.values[key] = getattr(getattr(config, section), name)
+
+
+def as_rows(config: RunConfig, origins: Mapping[str, str]) -> list[tuple[str, Any, str]]:
+    """Return (key, value, origin) of every value of the configuration, in its order."""
+    rows = []
+    for key in leaves(RunConfig):
+        section, name = key.split(".")
+        rows.append((key, getattr(getattr(config, section), name), origins.get(key, "default")))
+    return rows

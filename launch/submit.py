@@ -1,0 +1,318 @@
+"""`glueline submit`: from a typed line to a job, or to a plan of it.
+
+The order is: read, resolve, check, plan; then, unless it is a dry run: is the run there already,
+fetch, write the run directory, submit, follow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if not __package__:  # run as a file: the repository root takes the place of launch/
+    _root = Path(__file__).resolve().parents[1]
+    sys.path[:] = [str(_root), *(p for p in sys.path if Path(p).resolve() != _root / "launch")]
+
+import click
+
+from launch.flags import FlagCommand, FlagOption, Request, request_options
+from launch.main import run_command
+from training.config import RunConfig, UsageError, load_config
+from training.rundir import CACHE_FOLDER, RunDir, write_json
+
+if TYPE_CHECKING:
+    from launch.plan import Plan
+
+SAMPLED_ROWS = 1000
+"""Training rows that are tokenised for the histogram of lengths."""
+
+
+NO_SCRIPT = "#!/bin/bash\n# A local run has no batch script: command.sh starts its ranks.\n"
+
+
+@dataclass(frozen=True)
+class How:
+    """What to do with the run, apart from what the run is."""
+
+    name: str | None = None
+    wait: bool = False
+    dry_run: bool = False
+    as_json: bool = False
+
+
+@click.command("submit", cls=FlagCommand)
+@request_options()
+@click.option("--name", cls=FlagOption, metavar="ID", help="The run's id, instead of a made one.")
+@click.option(
+    "--resume", cls=FlagOption, metavar="RUN", help="Continue a failed or interrupted run."
+)
+@click.option("--wait", cls=FlagOption, is_flag=True, help="Follow the job to its end.")
+@click.option(
+    "--dry-run", cls=FlagOption, is_flag=True, help="Show what would be done; touch nothing."
+)
+@click.option("--json", "as_json", cls=FlagOption, is_flag=True, help="Print one JSON object.")
+def submit(request: Request, resume: str | None, **how: Any) -> int:
+    """Submit a fine-tuning run to Slurm, or run it on this machine."""
+    if resume is not None:
+        return resume_run(request, resume, How(**how))
+    return submit_run(request, How(**how))
+
+
+def submit_run(request: Request, how: How) -> int:
+    """Submit what the request asks for and return the exit status.
+
+    Raises:
+        UsageError: the request is wrong, or Slurm refuses it; nothing is left behind.
+    """
+    from launch import checks
+    from launch.existing import answer, check_same, current_state
+    from launch.fetch import already_here, fetch_all
+    from launch.resolve import resolve
+
+    if how.name is not None:
+        checks.check_run_name(how.name)
+    resolved = resolve(request)
+    run = RunDir(resolved.runs / resolved.config.run_id(how.name))
+    cache = resolved.runs / CACHE_FOLDER
+    config = already_here(resolved.config, cache)
+    plan = plan_with_inputs(config)
+    if how.dry_run:
+        return dry_run(resolved, config, run, plan, how)
+
+    if run.path.exists():
+        check_same(run, resolved.config)
+        state = current_state(run)
+        said = answer(run, state)
+        _report(how, said, run, plan, None)
+        return _follow(run, how) if how.wait and state in ("queued", "running") else 0
+    with _tidy(resolved.runs):
+        fetched = fetch_all(config, cache)
+        if fetched != config:
+            config = fetched
+            plan = plan_with_inputs(config)
+        job = start(config, run, plan)
+    for note in (*plan.notes, *resolved.notes):
+        print(f"note: {note}", file=sys.stderr)
+    _report(how, _submitted(run, job, config), run, plan, job)
+    return _follow(run, how) if how.wait else 0
+
+
+def plan_with_inputs(config: RunConfig) -> Plan:
+    """Return the plan, after looking at the rows and weights that are on this machine.
+
+    Raises:
+        UsageError: rows or weights are wrong, or inputs do not fit the model or the budget.
+    """
+    from launch import checks
+    from launch.plan import make_plan
+
+    source = checks.look_at_inputs(config)
+    if source is None:
+        return make_plan(config, None, None)
+    from training.sources import sample_lengths
+
+    tokenizer, how = checks.tokenizer_json(config), None
+    if tokenizer is None and not config.model.architecture:
+        return make_plan(config, source.rows, None, "unknown: the tokenizer is not here yet")
+    if tokenizer is None:
+        how = "words counted: the run trains its own vocabulary"
+    lengths = sample_lengths(config.task, tokenizer, SAMPLED_ROWS)
+    if len(lengths):
+        checks.check_length(config, int(lengths.max()))
+    return make_plan(config, source.rows, lengths, how)
+
+
+def dry_run(resolved: Any, config: RunConfig, run: RunDir, plan: Plan, how: How) -> int:
+    """Print what a submission would do."""
+    from launch.executor import batch_script, node_command
+
+    script, command = batch_script(config, run), node_command(config, run)
+    if how.as_json:
+        _report(how, "", run, plan, None, config=config.dump(), script=script, command=command)
+        return 0
+    from launch.show import show_dry_run
+
+    notes = list(resolved.notes)
+    if run.path.exists():
+        notes.append(f"run {run.run_id} is there already: it would not be submitted again")
+    show_dry_run(resolved, run, plan, notes, script, command)
+    return 0
+
+
+def start(config: RunConfig, run: RunDir, plan: Plan) -> str:
+    """Write the run directory, submit its job and return the job's id.
+
+    Raises:
+        UsageError: the folder cannot be written, or Slurm refuses; the folder is gone again.
+    """
+    from launch.executor import submit_job
+
+    write_run(config, run, plan)
+    try:
+        job = submit_job(config, run)
+    except BaseException:
+        shutil.rmtree(run.path, ignore_errors=True)
+        raise
+    note_job(config, run, job, first_attempt=0)
+    return job
+
+
+def write_run(config: RunConfig, run: RunDir, plan: Plan) -> None:
+    """Write the run directory, complete or not at all.
+
+    Raises:
+        UsageError: it cannot be written, or somebody else made the same run meanwhile.
+    """
+    from launch.executor import batch_script, node_command
+    from launch.manifest import make_manifest
+
+    temporary = RunDir(run.path.parent / f".tmp-{run.run_id}-{os.getpid()}")
+    try:
+        temporary.path.mkdir(parents=True)
+        temporary.config.write_text(config.dump(), encoding="utf-8")
+        write_json(temporary.plan, plan.to_json())
+        write_json(temporary.manifest, make_manifest(config))
+        for path, text in (
+            (temporary.submission, batch_script(config, run) or NO_SCRIPT),
+            (temporary.command, node_command(config, run)),
+        ):
+            path.write_text(text, encoding="utf-8")
+            path.chmod(0o755)
+        temporary.path.rename(run.path)
+    except OSError as error:
+        if run.path.exists():
+            raise UsageError(f"run {run.run_id} was made by another process meanwhile") from None
+        reason = f"{error.strerror or error}"
+        raise UsageError(f"cannot write to the runs folder {run.path.parent}: {reason}") from None
+    finally:
+        shutil.rmtree(temporary.path, ignore_errors=True)
+
+
+def note_job(config: RunConfig, run: RunDir, job: str, first_attempt: int) -> None:
+    """Add a job to the run's list of jobs."""
+    from training.rundir import snapshot
+
+    entry = {
+        "job_id": job,
+        "executor": config.cluster.executor,
+        "first_attempt": first_attempt,
+        "time": time.time(),
+        "host": socket.gethostname(),
+    }
+    write_json(run.jobs, {"jobs": [*snapshot(run).jobs, entry]})
+
+
+@contextlib.contextmanager
+def _tidy(runs: Path) -> Iterator[None]:
+    """Remove the runs folder again after a failure, if it was made here and holds nothing."""
+    missing = [p for p in (runs, *runs.parents) if not p.exists()]
+    try:
+        yield
+    except BaseException:
+        for place in missing:
+            try:
+                place.rmdir()
+            except OSError:
+                break
+        raise
+
+
+def resume_run(request: Request, name: str, how: How) -> int:
+    """Submit an existing run again and return the exit status.
+
+    Raises:
+        UsageError: there is no such run, it is running, or Slurm refuses.
+    """
+    from launch.existing import answer, command_line, current_state, need_run, run_arguments
+    from launch.resolve import runs_folder
+
+    refuse_changes(request, how)
+    run = need_run(runs_folder(request.runs), name)
+    state = current_state(run)
+    if state == "finished":
+        _report(how, answer(run, state), run, None, None)
+        return 0
+    if state in ("queued", "running"):
+        line = command_line("cancel", *run_arguments(run))
+        raise UsageError(f"run {run.run_id} is {state}: to stop it first, {line}")
+    config = load_config(run.config)
+    if how.dry_run:
+        from launch.executor import batch_script, node_command
+
+        print(batch_script(config, run), node_command(config, run), sep="\n", end="")
+        return 0
+    from launch.executor import submit_job
+
+    first_attempt = max(run.attempt_numbers(), default=-1) + 1
+    # What was asked of the last job (stop, say) is not asked of this one.
+    run.request.unlink(missing_ok=True)
+    job = submit_job(config, run, first_attempt)
+    note_job(config, run, job, first_attempt)
+    _report(how, _submitted(run, job, config), run, None, job)
+    return _follow(run, how) if how.wait else 0
+
+
+def refuse_changes(request: Request, how: How) -> None:
+    """Raise `UsageError` if a run is to be continued as something else than it is."""
+    typed = [o.origin for o in (*request.flags, *request.sets)]
+    typed += [f"--{k}" for k in ("task", "model", "data", "cluster") if getattr(request, k)]
+    typed += [f"--{split}-file" for split in request.files]
+    typed += ["--sbatch"] if request.sbatch else []
+    typed += ["--name"] if how.name else []
+    if typed:
+        raise UsageError(
+            f"--resume continues a run with its own configuration: leave out {', '.join(typed)}"
+        )
+
+
+def _submitted(run: RunDir, job: str, config: RunConfig) -> str:
+    from launch.existing import command_line, run_arguments
+
+    where = "Slurm job" if config.cluster.executor == "slurm" else "local job"
+    line = command_line("status", *run_arguments(run))
+    return f"submitted {run.run_id} as {where} {job}\n  folder  {run.path}\n  follow  {line}"
+
+
+def _report(
+    how: How, text: str, run: RunDir, plan: Plan | None, job: str | None, **more: Any
+) -> None:
+    if not how.as_json:
+        print(text, flush=True)
+        return
+    value = {
+        "run_id": run.run_id,
+        "path": str(run.path),
+        "job_id": job,
+        "plan": plan.to_json() if plan else None,
+        **more,
+    }
+    print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
+def _follow(run: RunDir, how: How) -> int:
+    """Follow a run to its end; with --json, standard output holds the one object alone."""
+    from launch.follow import follow
+
+    if not how.as_json:
+        return follow(run)
+    from rich.console import Console
+
+    return follow(run, console=Console(stderr=True, highlight=False))
+
+
+def main() -> None:
+    """Run the command."""
+    run_command(submit)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""What the agent was given: job, nodes, cores, and where the nodes meet."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from slurm.command import Rendezvous, rendezvous_port
+
+PORT_TRIES = 200
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """One node's view of the job."""
+
+    job_id: str
+    """As a person types it: `12`, or `12_3` of an array element."""
+    raw_id: str
+    """Unique number of the job or array element; the pid of a local job's controller."""
+    hosts: tuple[str, ...]
+    """Host names in the order of the node numbers."""
+    node: int
+    """Number of this node."""
+    cores: int
+    """Cores of this node that belong to the job."""
+    restarts: int
+    """How often Slurm has started the job before."""
+    slurm: bool
+    """False on one machine without Slurm."""
+
+
+def read_allocation(environ: Mapping[str, str] = os.environ) -> Allocation:
+    """Return the allocation from Slurm's variables, submitit's local ones, or neither."""
+    cores = len(os.sched_getaffinity(0))
+    raw = environ.get("SLURM_JOB_ID")
+    if raw is None or environ.get("SUBMITIT_EXECUTOR") == "local":
+        job = environ.get("SUBMITIT_LOCAL_JOB_ID", str(os.getpid()))
+        return Allocation(job, job, ("127.0.0.1",), 0, cores, 0, False)
+    from submitit.slurm.slurm import SlurmJobEnvironment
+
+    given = environ.get("SLURM_CPUS_ON_NODE", "")
+    array, task = environ.get("SLURM_ARRAY_JOB_ID"), environ.get("SLURM_ARRAY_TASK_ID")
+    return Allocation(
+        job_id=f"{array}_{task}" if array and task else raw,
+        raw_id=raw,
+        hosts=tuple(SlurmJobEnvironment().hostnames),
+        node=int(environ.get("SLURM_NODEID", 0)),
+        # Where tasks are not bound to cores the affinity is the whole machine.
+        cores=min(cores, int(given)) if given.isdigit() and int(given) else cores,
+        # Unset on the first run, not 0.
+        restarts=int(environ.get("SLURM_RESTART_COUNT") or 0),
+        slurm=True,
+    )
+
+
+def can_bind(port: int) -> bool:
+    """Return whether a server could listen on this port, on all addresses, now."""
+    with socket.socket() as probe:
+        # A port in TIME_WAIT from the attempt before can be bound by torch too.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
+
+
+def meeting_point(allocation: Allocation, attempt: int, nodes: int) -> Rendezvous:
+    """Return where the nodes meet.
+
+    All nodes of a job derive the same port, so it cannot be moved; a job of one node takes the
+    next port that is free. Both lie below the ephemeral range, where an outgoing connection
+    could take a port between this look and torchrun's.
+
+    Raises:
+        OSError: the port is taken on the head node.
+    """
+    identity = f"{allocation.raw_id}-{attempt}"
+    port = rendezvous_port(allocation.raw_id)
+    if nodes > 1:
+        if allocation.node == 0 and not can_bind(port):
+            raise OSError(
+                f"port {port} of {allocation.hosts[0]}, where the nodes of job "
+                f"{allocation.job_id} would meet, is taken: submit again for another one"
+            )
+        return Rendezvous(allocation.hosts[0], port, identity)
+    for candidate in range(port, port + PORT_TRIES):
+        if can_bind(candidate):
+            return Rendezvous("127.0.0.1", candidate, identity)
+    raise OSError(f"no free port between {port} and {port + PORT_TRIES}")

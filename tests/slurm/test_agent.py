@@ -1,0 +1,314 @@
+"""The agent for real, on one machine without Slurm, over small ranks without torch."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from slurm import processes
+from slurm.agent import being_preempted
+from slurm.allocation import Allocation, meeting_point, read_allocation
+from slurm.command import project_root
+from slurm.failure import find_cause, parse_torchrun
+from training.rundir import RunDir, first_cause, run_state, snapshot, write_json
+
+STANDINS = Path(__file__).parent / "standins"
+pytest.importorskip("torch")
+
+
+@pytest.fixture
+def run(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("cluster: {procs_per_node: 2}\n")
+    return RunDir(tmp_path / "run")
+
+
+def start(run: RunDir, plan: str, seconds: float = 0, **env: str) -> subprocess.Popen[str]:
+    """An agent as submitit would call it, in a process of its own."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SUBMITIT"))}
+    code = (
+        "import sys; from slurm.agent import NodeAgent; "
+        "print(NodeAgent(sys.argv[1], module='standin')())"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(run.path)],
+        env=clean
+        | {
+            "PYTHONPATH": f"{project_root()}:{STANDINS}",
+            "GLUELINE_STANDIN": plan,
+            "GLUELINE_STANDIN_SECONDS": str(seconds),
+        }
+        | env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def seen(run: RunDir, rank: int, patience: float = 60) -> dict:
+    deadline = time.monotonic() + patience
+    path = run.logs(0) / f"seen-{rank}.json"
+    while not path.exists():
+        assert time.monotonic() < deadline, "the rank did not start"
+        time.sleep(0.05)
+    return json.loads(path.read_text())
+
+
+def node(run: RunDir, attempt: int = 0, number: int = 0) -> dict:
+    return json.loads(run.node(attempt, number).read_text())
+
+
+def assert_gone(run: RunDir, ranks: int = 2) -> None:
+    for rank in range(ranks):
+        path = run.logs(0) / f"seen-{rank}.json"
+        if path.exists():
+            assert not Path(f"/proc/{json.loads(path.read_text())['pid']}").exists()
+
+
+def test_finishes(run):
+    agent = start(run, "ok")
+    out, err = agent.communicate(timeout=90)
+    assert agent.returncode == 0, err
+    assert out.strip() == "finished"
+    told = node(run)
+    assert told["end"] == "finished"
+    assert told["exit_code"] == 0
+    assert told["cause"] is None
+    assert told["host"] == socket.gethostname()
+    assert told["attempt"] == told["node"] == 0
+    assert told["start"] < told["ended"]
+    assert "rank 1 starts" in run.rank_log(0, 0, 1).read_text()
+    one = seen(run, 1)
+    assert one["OMP_NUM_THREADS"] == str(max(1, told["cores"] // 2))
+    assert one["HF_HUB_OFFLINE"] == "1"
+    assert_gone(run)
+
+
+def test_a_rank_that_raises(run):
+    agent = start(run, "raise:1")
+    started = time.monotonic()
+    _, err = agent.communicate(timeout=90)
+    assert agent.returncode == 1
+    assert time.monotonic() - started < 25
+    assert "the data ran out" in err
+    told = node(run)
+    assert told["end"] == "failed"
+    assert told["cause"]["kind"] == "ValueError"
+    assert told["cause"]["rank"] == 1
+    assert told["cause"]["log"] == "attempts/0/logs/0-1.log"
+    assert told["cause"]["secondary"] is False
+    assert_gone(run)
+
+
+def test_a_rank_that_is_killed(run):
+    agent = start(run, "kill:0")
+    agent.communicate(timeout=90)
+    assert agent.returncode == 1
+    cause = node(run)["cause"]
+    assert cause["kind"] == "SIGKILL"
+    assert cause["message"].startswith("rank 0 was killed (signal 9)")
+    assert cause["log"] == "attempts/0/logs/0-0.log"
+    assert_gone(run)
+    files = snapshot(run)
+    found = first_cause(files)
+    assert found
+    assert found["rank"] == 0
+    assert run_state(files, None) in ("failed", "created")
+
+
+def test_a_rank_that_leaves(run):
+    agent = start(run, "exit:1")
+    agent.communicate(timeout=90)
+    assert node(run)["cause"]["message"] == "rank 1 ended with exit status 3"
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
+def test_a_stop_reaches_the_ranks(run, number):
+    agent = start(run, "ok", seconds=60)
+    seen(run, 0)
+    seen(run, 1)
+    agent.send_signal(number)
+    out, err = agent.communicate(timeout=60)
+    assert agent.returncode == 0, err
+    assert out.strip() == "interrupted"
+    told = node(run)
+    assert told["end"] == "interrupted"
+    assert told["signal"] == number.name
+    assert told["exit_code"] == 0
+    assert json.loads(run.progress.read_text())["interrupted"] is True
+    assert_gone(run)
+
+
+def test_a_stop_reaches_ranks_that_were_still_importing(run):
+    agent = start(run, "deaf", seconds=60)
+    seen(run, 0)
+    seen(run, 1)
+    agent.send_signal(signal.SIGUSR2)
+    out, err = agent.communicate(timeout=60)
+    assert out.strip() == "interrupted", err
+
+
+def test_no_rank_outlives_a_killed_agent(run):
+    agent = start(run, "ok", seconds=60)
+    pids = [seen(run, rank)["pid"] for rank in (0, 1)]
+    agent.kill()
+    agent.communicate(timeout=30)
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < deadline, "ranks are left"
+        time.sleep(0.05)
+
+
+def test_a_failed_peer_ends_a_stopped_node(run):
+    run.config.write_text("cluster: {procs_per_node: 2, nodes: 2}\n")
+    # The second node never comes; the first one waits for it in the rendezvous.
+    run.logs(0).mkdir(parents=True)
+    write_json(run.node(0, 1), {"end": "failed", "node": 1})
+    environment = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "localhost,other"}
+    agent = start(run, "ok", 0, **environment)
+    while not run.torchrun_log(0, 0).exists():
+        time.sleep(0.05)
+    agent.send_signal(signal.SIGTERM)
+    agent.communicate(timeout=30)
+    assert agent.returncode == 1
+    assert node(run)["cause"]["secondary"] is True
+    assert node(run)["cause"]["message"] == "node 1 failed"
+
+
+def test_a_taken_port_is_said(run):
+    run.config.write_text("cluster: {nodes: 2}\n")
+    job = str(os.getpid())
+    with socket.socket() as server:
+        server.bind(("", 20000 + os.getpid() % 10000))
+        server.listen()
+        agent = start(run, "ok", SLURM_JOB_ID=job, SLURM_JOB_NODELIST="localhost,other")
+        agent.communicate(timeout=30)
+    assert agent.returncode == 1
+    assert "is taken" in node(run)["cause"]["message"]
+
+
+def test_an_unreadable_run_directory_is_said(run):
+    run.config.unlink()
+    agent = start(run, "ok")
+    _, err = agent.communicate(timeout=60)
+    assert agent.returncode == 1
+    assert "must be on a file system that all nodes see" in err
+
+
+def test_a_single_node_moves_to_a_free_port():
+    allocation = Allocation("7", "7", ("127.0.0.1",), 0, 1, 0, False)
+    first = meeting_point(allocation, 0, 1)
+    with socket.socket() as server:
+        server.bind(("", first.port))
+        server.listen()
+        assert meeting_point(allocation, 0, 1).port > first.port
+
+
+def test_allocation_of_an_array_element(monkeypatch):
+    for key, value in {
+        "SLURM_JOB_ID": "17",
+        "SLURM_ARRAY_JOB_ID": "15",
+        "SLURM_ARRAY_TASK_ID": "2",
+        "SLURM_JOB_NODELIST": "gpu[07-08,11],login1",
+        "SLURM_NODEID": "3",
+        "SLURM_RESTART_COUNT": "2",
+        "SLURM_CPUS_ON_NODE": "1",
+    }.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.delenv("SUBMITIT_EXECUTOR", raising=False)
+    told = read_allocation()
+    assert told == Allocation("15_2", "17", ("gpu07", "gpu08", "gpu11", "login1"), 3, 1, 2, True)
+
+
+PREEMPTED = "JobId=5 JobName=x JobState=RUNNING Reason=None PreemptTime=2026-01-02T03:04:05"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (PREEMPTED, True),
+        (PREEMPTED.replace("2026-01-02T03:04:05", "None"), False),
+        (PREEMPTED.replace("RUNNING", "CANCELLED"), False),
+        ("", False),
+    ],
+)
+def test_being_preempted(text, expected):
+    assert being_preempted("5", lambda *words: text) is expected
+
+
+BLOCK = """
+============================================================
+training.train FAILED
+------------------------------------------------------------
+Failures:
+[1]:
+  time      : 2026-11-20_22:10:02
+  host      : node1
+  rank      : 2 (local_rank: 0)
+  exitcode  : 1 (pid: 4711)
+  error_file: <N/A>
+  traceback : To enable traceback see: https://pytorch.org/docs/stable/elastic/errors.html
+------------------------------------------------------------
+Root Cause (first observed failure):
+[0]:
+  time      : 2026-11-20_22:10:01
+  host      : node1
+  rank      : 3 (local_rank: 1)
+  exitcode  : -9 (pid: 4712)
+  error_file: <N/A>
+  traceback : Signal 9 (SIGKILL) received by PID 4712
+============================================================
+"""
+
+
+def test_torchruns_block_is_read():
+    assert [(d.rank, d.exitcode) for d in parse_torchrun(BLOCK)] == [(2, 1), (3, -9)]
+
+
+def cause(run, text, **errors):
+    run.logs(0).mkdir(parents=True)
+    run.torchrun_log(0, 0).write_text(text)
+    for rank, (when, secondary) in errors.items():
+        error = {"time": when, "kind": "E", "message": rank, "secondary": secondary}
+        write_json(run.rank_error(0, 0, int(rank[1:])), error)
+    return find_cause(run, 0, 0, range(4), 1, 5.0)
+
+
+def test_a_killed_rank_counts_before_its_complaining_peer(run):
+    assert cause(run, BLOCK, r2=(1.0, True)).message.startswith("rank 3 was killed")
+
+
+def test_an_exception_counts_before_all(run):
+    assert cause(run, BLOCK, r2=(9.0, False), r1=(1.0, True)).message == "r2"
+
+
+def test_peers_that_torchrun_killed_are_not_to_blame(run):
+    text = BLOCK.replace("22:10:02", "22:10:12").replace("exitcode  : 1 ", "exitcode  : -9 ")
+    text = text.replace("-9 (pid: 4712", "1 (pid: 4712")
+    assert cause(run, text).message == "rank 3 ended with exit status 1"
+
+
+def test_a_torchrun_without_ranks_speaks_for_itself(run):
+    told = cause(run, "Traceback\nRuntimeError: address in use\n")
+    assert told.rank is None
+    assert told.message == "torchrun ended with exit status 1: RuntimeError: address in use"
+
+
+def test_children():
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        assert child.pid in processes.children(os.getpid())
+        child.kill()
+
+
+def test_no_torch_at_import():
+    code = "import slurm.agent, sys; print([m for m in sys.modules if m.startswith('torch')])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=project_root(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,250 @@
+"""The agent under a real Slurm of several hosts, over small ranks without torch."""
+
+import itertools
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from launch import slurm_site
+from launch.executor import submit_job
+from launch.slurm_site import job_states, partitions, sbatch_available
+from slurm.agent import NodeAgent
+from slurm.cluster import ClusterConfig as VirtualConfig
+from slurm.cluster import VirtualCluster
+from training.config import UsageError, load_config
+from training.rundir import RunDir, first_cause, read_json, run_state, snapshot, write_json
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
+
+STANDINS = Path(__file__).parent / "standins"
+ROOT = Path(__file__).resolve().parents[2]
+NUMBERS = itertools.count()
+
+
+@pytest.fixture(scope="module", params=["linuxproc", "pgid", "cgroup"])
+def cluster(request, tmp_path_factory):
+    """Two hosts; the folders of the test, of Python and of the code are shared."""
+    if os.geteuid() != 0:
+        pytest.fail("the virtual cluster needs root") if os.environ.get("CI") else pytest.skip(
+            "the virtual cluster needs root"
+        )
+    base = tmp_path_factory.mktemp(request.param)
+    shared = tuple(dict.fromkeys([base, Path(sys.prefix), Path(sys.base_prefix), ROOT]))
+    config = VirtualConfig(
+        state=Path(f"/var/tmp/glueline-agent-{os.getpid()}"),
+        nodes=2,
+        cpus=2,
+        gpus=2,
+        proctrack=request.param,
+        preempt=True,
+        share=shared,
+        extra_conf=("KillWait=15",),
+    )
+    with VirtualCluster(config) as up:
+        before = dict(os.environ)
+        os.environ.update(up.env())
+        slurm_site.partitions.cache_clear()
+        try:
+            yield base
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+            slurm_site.partitions.cache_clear()
+
+
+@pytest.fixture
+def submit(cluster, request, monkeypatch):
+    """Submit stand-in ranks; every job is cancelled at the end."""
+    jobs = []
+    monkeypatch.setitem(NodeAgent.__init__.__kwdefaults__, "module", "standin")
+
+    def go(plan, seconds=0.0, nodes=2, procs=2, partition="main", **cluster_keys):
+        run = RunDir(cluster / "runs of 'ours'" / f"{request.node.originalname}-{next(NUMBERS)}")
+        run.path.mkdir(parents=True)
+        write_json(
+            run.config,  # JSON is YAML
+            {
+                "cluster": {
+                    "executor": "slurm",
+                    "nodes": nodes,
+                    "procs_per_node": procs,
+                    "cpus_per_node": 1,
+                    "partition": partition,
+                    "time": "10",
+                    "env": {
+                        "PYTHONPATH": f"{ROOT}:{STANDINS}",
+                        "GLUELINE_STANDIN": plan,
+                        "GLUELINE_STANDIN_SECONDS": str(seconds),
+                    },
+                    **cluster_keys,
+                },
+                "engine": {"device": "cpu"},
+            },
+        )
+        job = submit_job(load_config(run.config), run)
+        jobs.append(job)
+        entry = {"job_id": job, "executor": "slurm", "first_attempt": 0, "time": time.time()}
+        write_json(run.jobs, {"jobs": [entry]})
+        return run, job
+
+    yield go
+    for job in jobs:
+        subprocess.run(["scancel", "-f", job], check=False)
+    deadline = time.monotonic() + 60
+    while any(i.state != "gone" for i in job_states(jobs).values()):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
+def wait_for(what, condition, seconds=90.0):
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, what
+        time.sleep(0.2)
+    return value
+
+
+def gone(job, seconds=90.0):
+    def ended():
+        info = job_states([job])[job]
+        return info if info.state == "gone" else None
+
+    return wait_for(f"job {job} goes on", ended, seconds)
+
+
+def started(run, ranks=4, attempt=0):
+    paths = [run.logs(attempt) / f"seen-{rank}.json" for rank in range(ranks)]
+    wait_for("ranks did not start", lambda: all(p.exists() for p in paths))
+    return [read_json(p) or {} for p in paths]
+
+
+def output(run):
+    return "".join(p.read_text() for p in run.submitit.glob("*.out"))
+
+
+def assert_no_ranks(run, attempt=0):
+    """All hosts of the virtual cluster share one process table."""
+    pids = [(read_json(p) or {})["pid"] for p in run.logs(attempt).glob("seen-*.json")]
+    assert pids
+    wait_for("ranks are left", lambda: not any(Path(f"/proc/{p}").exists() for p in pids), 20)
+
+
+def test_two_nodes_finish(submit):
+    run, job = submit("ok")
+    info = gone(job)
+    assert info.slurm == "COMPLETED", output(run)
+    seen = started(run)
+    assert [s["RANK"] for s in seen] == ["0", "1", "2", "3"]
+    assert [s["GLUELINE_NODE"] for s in seen] == ["0", "0", "1", "1"]
+    assert [s["host"] for s in seen] == ["node1", "node1", "node2", "node2"]
+    assert {s["MASTER_ADDR"] for s in seen} == {"node1"}
+    assert {s["OMP_NUM_THREADS"] for s in seen} == {"1"}
+    nodes = [read_json(run.node(0, k)) or {} for k in (0, 1)]
+    assert [n["end"] for n in nodes] == ["finished", "finished"]
+    assert [n["host"] for n in nodes] == ["node1", "node2"]
+    assert {n["job_id"] for n in nodes} == {job}
+    assert run_state(snapshot(run), "gone") == "finished"
+
+
+@pytest.mark.parametrize(
+    ("plan", "rank", "message"),
+    [
+        ("raise:3", 3, "the data ran out"),
+        ("kill:1", 1, "rank 1 was killed (signal 9)"),
+        ("kill:2", 2, "rank 2 was killed (signal 9)"),
+    ],
+)
+def test_a_dead_rank_takes_all_down(submit, plan, rank, message):
+    run, job = submit(plan)
+    started(run)
+    start = time.monotonic()
+    info = gone(job)
+    took = time.monotonic() - start
+    print(f"\n{plan}: all gone after {took:.0f} s")
+    assert took < 60
+    assert info.slurm == "FAILED"
+    files = snapshot(run)
+    assert run_state(files, "gone") == "failed"
+    cause = first_cause(files)
+    assert cause, output(run)
+    assert cause["rank"] == rank
+    assert message in cause["message"]
+    assert run.path.joinpath(cause["log"]).is_file()
+    other = read_json(run.node(0, 0 if rank >= 2 else 1)) or {}
+    assert other["end"] == "failed", output(run)
+    assert other["cause"]["secondary"] is True
+    assert_no_ranks(run)
+
+
+def test_the_time_limit_signal_stops_and_requeues(submit):
+    run, job = submit("once", seconds=300)
+    started(run)
+    subprocess.run(["scancel", "--signal=USR2", job], check=True)
+    wait_for("not interrupted", lambda: (read_json(run.node(0, 0)) or {}).get("ended"))
+    wait_for("not queued again", lambda: job_states([job])[job].state == "queued")
+    assert [(read_json(run.node(0, k)) or {})["end"] for k in (0, 1)] == ["interrupted"] * 2
+    assert (read_json(run.progress) or {})["interrupted"] is True
+    assert_no_ranks(run)
+    # Slurm holds a job that is queued again for two minutes.
+    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
+    gone(job)
+    assert [(read_json(run.node(1, k)) or {})["end"] for k in (0, 1)] == ["finished"] * 2
+    assert run.results.exists()
+
+
+def test_no_more_requeues_than_allowed(submit):
+    run, job = submit("ok", seconds=300, max_requeues=0)
+    started(run)
+    subprocess.run(["scancel", "--signal=USR2", job], check=True)
+    assert gone(job).slurm == "COMPLETED"
+    assert "cluster.max_requeues=0 is reached" in output(run)
+    assert run_state(snapshot(run), "gone") == "interrupted"
+
+
+def test_preemption_stops_and_requeues(submit):
+    run, job = submit("once", seconds=300)
+    started(run)
+    _, urgent = submit("ok", partition="urgent")
+    wait_for("not queued again", lambda: job_states([job])[job].state == "queued")
+    assert [(read_json(run.node(0, k)) or {})["end"] for k in (0, 1)] == ["interrupted"] * 2
+    assert gone(urgent).slurm == "COMPLETED"
+    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
+    gone(job)
+    assert run.results.exists(), output(run)
+
+
+def test_a_cancelled_job_stays_gone(submit):
+    run, job = submit("ok", seconds=300)
+    started(run)
+    subprocess.run(["scancel", job], check=True)
+    assert gone(job).slurm == "CANCELLED"
+    files = snapshot(run)
+    assert run_state(files, "gone") == "interrupted", output(run)
+    assert_no_ranks(run)
+    time.sleep(2)
+    assert job_states([job])[job].slurm == "CANCELLED"
+
+
+def test_two_jobs_on_the_same_nodes(submit):
+    pairs = [submit("ok", seconds=5, procs=1) for _ in range(2)]
+    seen = [started(run, ranks=2) for run, _ in pairs]
+    # Both are there at the same time, on both nodes.
+    assert [job_states([job])[job].state for _, job in pairs] == ["running"] * 2
+    ports = {s["MASTER_PORT"] for ranks in seen for s in ranks}
+    assert len(ports) == 2
+    assert [gone(job).slurm for _, job in pairs] == ["COMPLETED"] * 2
+
+
+def test_what_slurm_says(cluster, submit):
+    assert sbatch_available()
+    main = next(p for p in partitions() if p.name == "main")
+    assert (main.default, main.nodes, main.cpus_per_node, main.gpus_per_node) == (True, 2, 2, 2)
+    assert job_states(["999999"])["999999"].slurm == "UNKNOWN"
+    with pytest.raises(UsageError, match=r"Slurm refused the job: .*partition"):
+        submit("ok", partition="none")
+    with pytest.raises(UsageError, match="Slurm refused the job: "):
+        submit("ok", nodes=99)
