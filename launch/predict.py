@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-if __package__ in (None, ""):
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+if not __package__:  # run as a file: the repository root takes the place of launch/
+    _root = Path(__file__).resolve().parents[1]
+    sys.path[:] = [str(_root), *(p for p in sys.path if Path(p).resolve() != _root / "launch")]
 
 import click
 
+from launch.flags import FlagCommand
 from launch.main import run_command
 from training.config import RunConfig, UsageError, load_config
-from training.rundir import RunDir, find_run
+from training.rundir import RunDir
 
 
 def read_inputs(file: Path, columns: tuple[str, ...]) -> list[tuple[str, ...]]:
@@ -39,46 +42,50 @@ def read_inputs(file: Path, columns: tuple[str, ...]) -> list[tuple[str, ...]]:
     return [tuple(line.split("\t")) for line in lines if line.strip()]
 
 
-def _from_task(config: RunConfig, task: str, data: str | None, split: str | None) -> tuple:
-    """Return a task's name of the split and its inputs, read as the task's columns say."""
+def read_task(task: str, data: str | None, split: str | None) -> list[tuple[str, ...]]:
+    """Return the inputs of a task's split, read as the task's columns say.
+
+    Raises:
+        UsageError: the task is unknown, or its rows are not in `data`.
+    """
     from launch.resolve import load_task
     from training.sources import read_texts, resolve_data_dir
 
     other = load_task(task)
     if data is not None:
-        from dataclasses import replace
-
         other = replace(other, path=str(resolve_data_dir(other, Path(data))))
-    name = split or (other.test or other.validation_splits)[0]
-    return name, read_texts(other, name)
+    elif not (other.path or other.files or other.generated):
+        raise UsageError(f"task {task}: where are its rows? use --data DIR")
+    return read_texts(other, split or (other.test or other.validation_splits)[0])
 
 
-@click.command()
+@click.command("predict", cls=FlagCommand)
 @click.argument("run_name", metavar="RUN")
 @click.argument("texts", nargs=-1)
 @click.option("--file", "file", metavar="FILE", help="Inputs: text, CSV, TSV, JSONL or parquet.")
 @click.option("--task", metavar="NAME", help="Predict a task's split instead, such as ax.")
 @click.option("--data", metavar="DIR", help="Where the task's data lies.")
 @click.option("--split", metavar="NAME", help="Which split; default: the task's first test split.")
-@click.option("--runs", default="runs", show_default=True, metavar="DIR", help="The runs folder.")
+@click.option("--runs", metavar="DIR", help="Runs folder.  [default: $GLUELINE_RUNS or runs]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def command(
+def predict(
     run_name: str,
     texts: tuple[str, ...],
     file: str | None,
     task: str | None,
     data: str | None,
     split: str | None,
-    runs: str,
+    runs: str | None,
     as_json: bool,
 ) -> None:
     """Label texts with a finished run's model.
 
     RUN is an id or a path. TEXTS are the inputs; of a task with two texts, first and second.
     """
-    run = find_run(Path(runs), run_name)
-    if run is None:
-        raise UsageError(f"no run '{run_name}' in {runs}: glueline status lists them")
+    from launch.existing import need_run
+    from launch.resolve import runs_folder
+
+    run = need_run(runs_folder(runs), run_name)
     if sum(map(bool, (texts, file, task))) != 1:
         raise UsageError("give texts, --file FILE or --task NAME: one of the three")
     config = load_config(run.config)
@@ -86,7 +93,7 @@ def command(
     if file:
         inputs = read_inputs(Path(file), config.task.text)
     elif task:
-        _, inputs = _from_task(config, task, data, split)
+        inputs = read_task(task, data, split)
     else:
         if len(texts) % width:
             raise UsageError(
@@ -114,7 +121,7 @@ def _print(run: RunDir, config: RunConfig, inputs: list[tuple[str, ...]], as_jso
 
 def main() -> None:
     """Run the command."""
-    run_command(command)
+    run_command(predict)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ def data_dir() -> Path:
 
     Without it the test is skipped; where CI is set it fails, so that nobody skips it unnoticed.
     """
-    folder = Path(os.environ.get("GLUELINE_DATA") or ROOT.parent / "shared" / "data")
+    # A relative path is meant from the repository root, where the tests are started.
+    folder = (ROOT / (os.environ.get("GLUELINE_DATA") or "../shared/data")).resolve()
     if not (folder / "glue").is_dir():
         reason = f"no real rows in {folder} ($GLUELINE_DATA)"
         if os.environ.get("CI"):

@@ -129,7 +129,7 @@ def read_column(path: Path, column: str) -> pa.ChunkedArray:
         if kind == "parquet":
             import pyarrow.parquet as pq
 
-            return pq.read_table(path, columns=[column]).column(column)
+            return pq.ParquetFile(path).read(columns=[column]).column(column)
         if kind == "csv":
             return _read_csv_column(path, column)
         return pa.chunked_array([pa.array([row.get(column) for row in _json_rows(path)])])
@@ -150,7 +150,7 @@ def read_columns(path: Path, columns: list[str]) -> dict[str, list[Any]]:
         if kind == "parquet":
             import pyarrow.parquet as pq
 
-            table: Any = pq.read_table(path, columns=columns)
+            table: Any = pq.ParquetFile(path).read(columns=columns)
             return {column: table.column(column).to_pylist() for column in columns}
         if kind == "csv":
             with _open_csv(path, tuple(columns)) as reader:

@@ -82,9 +82,7 @@ def main() -> None:
         slots.append(cut.slots)
         total = 0.0
         for slot, own in enumerate(cut.micro[rank]):
-            inputs, answers = micro_batch(
-                ids, lengths, target, own if len(own) else wanted[:1]
-            )
+            inputs, answers = micro_batch(ids, lengths, target, own if len(own) else wanted[:1])
             with engine.micro_step(slot == cut.slots - 1):
                 loss = summed_loss(engine.forward(inputs), answers, labels == 1)
                 loss = loss * (float(len(own) > 0) / cut.examples)

@@ -76,7 +76,7 @@ def test_the_order_is_pinned():
 
 
 def test_budget_below_the_longest_example_is_named():
-    with pytest.raises(BudgetTooSmall, match="90 tokens.*64.*--micro-tokens 90"):
+    with pytest.raises(BudgetTooSmall, match=r"90 tokens.*64.*--micro-tokens 90"):
         cut_step(np.arange(2), np.array([5, 90], dtype=np.int32), 1, 64)
 
 

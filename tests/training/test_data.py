@@ -179,9 +179,8 @@ def test_tokens_are_those_of_the_tokenizer(folder, tmp_path):
 
 
 def test_cache_holds_what_is_finished_and_nothing_else(folder, tmp_path, monkeypatch):
-    import datasets
 
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     cache = tmp_path / "cache"
     config = make_config(folder)
     place = ensure_tokens(config, cache)

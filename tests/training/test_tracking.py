@@ -1,0 +1,122 @@
+"""The tracker mirrors metrics.jsonl: real wandb offline, read with wandb's own reader."""
+
+import json
+
+import pytest
+
+from training.config import RunConfig, TaskConfig, TrackingConfig
+from training.rundir import RunDir, append_line
+from training.tracking import NoMirror, RunLog, flatten, open_mirror, wandb_mode
+
+
+@pytest.fixture
+def run(tmp_path):
+    made = RunDir(tmp_path / "runs" / "a-run")
+    made.path.mkdir(parents=True)
+    return made
+
+
+def read_offline(run: RunDir) -> tuple[list[dict], list[str], dict]:
+    """Return history rows, run ids and the summary of the offline files of a run.
+
+    The records are wandb's own messages; the file around them is a log in blocks of 32 KiB
+    (a header of 7 bytes, then records of checksum, length, kind and data).
+    """
+    from wandb.proto import wandb_internal_pb2
+
+    history, ids, summary = [], [], {}
+    for file in (run.path / "wandb").glob("offline-run-*/run-*.wandb"):
+        data, place, part = file.read_bytes(), 7, b""
+        while place + 7 <= len(data):
+            left = 32768 - place % 32768
+            if left < 7:
+                place += left
+                continue
+            size, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
+            part += data[place + 7 : place + 7 + size]
+            place += 7 + size
+            if kind not in (1, 4):  # the first or a middle piece of a record
+                continue
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(part)
+            part = b""
+            what = record.WhichOneof("record_type")
+            if what == "run":
+                ids.append(record.run.run_id)
+            items = {"history": record.history.item, "summary": record.summary.update}.get(what, [])
+            values = {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items}
+            if what == "history":
+                history.append(values)
+            summary |= values if what == "summary" else {}
+    return history, ids, summary
+
+
+def test_two_attempts_are_one_offline_run(run, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    config = RunConfig(task=TaskConfig(name="t"), tracking=TrackingConfig(tags=("a",)))
+    ids = []
+    for attempt, steps in ((0, (10, 20)), (1, (20, 30))):
+        mirror = open_mirror(run, config)
+        ids.append(mirror.run_id)
+        log = RunLog(run, attempt, mirror)
+        for step in steps:
+            log.write("train", step, step / 10, loss=float(attempt + step), lr=1e-3)
+        log.write("eval", steps[-1], steps[-1] / 10, split="validation", accuracy=0.5)
+        mirror.finish({"primary_value": 0.5}, ok=True)
+    history, stored, summary = read_offline(run)
+    assert len(set(ids)) == 1 and set(stored) == set(ids)
+    losses = {row["_step"]: row["train/loss"] for row in history if "train/loss" in row}
+    # Step 20 was trained by both attempts. The mirror of the second shows each step once; its
+    # replay had the first one's value when it was written.
+    assert set(losses) == {10, 20, 30} and losses[30] == 31.0
+    assert any(row.get("eval/validation/accuracy") == 0.5 for row in history)
+    assert summary["primary_value"] == 0.5
+
+
+def test_no_secret_reaches_a_file(run, monkeypatch):
+    secret = "0123456789abcdef0123456789abcdef01234567"
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_API_KEY", secret)
+    monkeypatch.setenv("HF_TOKEN", "hf_" + secret)
+    mirror = open_mirror(run, RunConfig(task=TaskConfig(name="t")))
+    RunLog(run, 0, mirror).write("train", 1, 0.1, loss=1.0)
+    mirror.finish({}, ok=True)
+    files = [p for p in run.path.rglob("*") if p.is_file()]
+    assert files and not any(secret.encode() in p.read_bytes() for p in files)
+
+
+def test_mode_of_wandb(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert wandb_mode({"WANDB_MODE": "disabled"}) == ("disabled", "WANDB_MODE")
+    assert wandb_mode({}) == ("offline", "no API key")
+    unreachable = {"WANDB_API_KEY": "x", "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    assert wandb_mode(unreachable) == ("offline", "127.0.0.1 is out of reach")
+
+
+def test_tensorboard(run):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    mirror = open_mirror(run, RunConfig(tracking=TrackingConfig(tracker="tensorboard")))
+    RunLog(run, 0, mirror).write("train", 7, 0.1, loss=1.5)
+    mirror.finish({}, ok=True)
+    events = EventAccumulator(str(run.path / "tensorboard"))
+    events.Reload()
+    assert events.Scalars("train/loss")[0].value == 1.5
+
+
+def test_a_later_attempt_shows_the_earlier_lines(run):
+    seen = []
+
+    class Spy(NoMirror):
+        def log(self, line):
+            seen.append(line["step"])
+
+    append_line(run.metrics, {"kind": "train", "attempt": 0, "step": 5, "loss": 1.0})
+    RunLog(run, 1, Spy()).write("train", 6, 0.1, loss=1.0)
+    assert seen == [5, 6]
+
+
+def test_names_in_trackers():
+    line = {"kind": "eval", "step": 3, "split": "v", "accuracy": 0.5, "f1": None, "time": 1.0}
+    assert flatten(line) == {"eval/v/accuracy": 0.5}
