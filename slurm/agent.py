@@ -293,10 +293,13 @@ class _Node:
                     # If Slurm kills us before the ranks are done, this much is known.
                     self._note(end="interrupted", signal=stop.name)
                     say(f"{stop.name}: asking the ranks to stop")
-                # To the ranks, never to torchrun: it would kill them. Again and again: a rank
-                # that is still importing ignores the signal until its handler stands.
+                # To the ranks, never to torchrun: it would kill them. Again and again, and only
+                # to those that have a handler: a rank that starts ignores the signal still, and
+                # one that ends has taken its handler down (Python restores the default) and
+                # would be killed by it after it saved.
                 for pid in processes.children(torchrun.pid):
-                    processes.send(pid, signal.SIGUSR2)
+                    if processes.catches(pid, signal.SIGUSR2):
+                        processes.send(pid, signal.SIGUSR2)
                 resend = now + RESEND_SECONDS
             if now < look:
                 continue

@@ -50,6 +50,16 @@ def marked(mark: str) -> list[int]:
     return found
 
 
+def catches(pid: int, number: int) -> bool:
+    """Return whether a process has a handler for a signal now."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    caught = next((line for line in status.splitlines() if line.startswith("SigCgt:")), "")
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1) if caught else False
+
+
 def send(pid: int, number: int) -> bool:
     """Send a signal; False if the process is gone."""
     try:

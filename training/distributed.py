@@ -35,7 +35,7 @@ class World:
         dist.init_process_group(
             "nccl" if cuda else "gloo", timeout=timedelta(seconds=config.engine.timeout)
         )
-        self.control = dist.new_group(backend="gloo", timeout=timedelta(days=1))
+        self.control: Any = dist.new_group(backend="gloo", timeout=timedelta(days=1))
 
     @property
     def is_main(self) -> bool:

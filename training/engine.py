@@ -85,7 +85,8 @@ class DDPEngine(Engine):
         )
         _same_world(self.accelerator.num_processes)
         self.device = self.accelerator.device
-        self.module, self.optimizer = self.accelerator.prepare(model, optimizer)
+        prepared: Any = self.accelerator.prepare(model, optimizer)
+        self.module, self.optimizer = prepared
         self.clip = config.optim.clip
 
     @contextlib.contextmanager
@@ -106,13 +107,15 @@ class DDPEngine(Engine):
         return float(norm) if norm is not None else float("nan")
 
     def eval_module(self) -> nn.Module:
-        return self.accelerator.unwrap_model(self.module, keep_fp32_wrapper=True)
+        plain: Any = self.accelerator.unwrap_model(self.module, keep_fp32_wrapper=True)
+        return plain
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         if _rank() != 0:
             return {}
-        plain = self.accelerator.unwrap_model(self.module, keep_fp32_wrapper=True)
-        return {k: v.detach().to("cpu", copy=True) for k, v in plain.state_dict().items()}
+        return {
+            k: v.detach().to("cpu", copy=True) for k, v in self.eval_module().state_dict().items()
+        }
 
 
 def deepspeed_config(config: RunConfig, extra: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -193,7 +196,7 @@ class DeepSpeedEngineAdapter(Engine):
             raise RuntimeError(
                 f"asked for ZeRO {self.stage}, got stage {prepared.zero_optimization_stage()}"
             )
-        self.engine = prepared
+        self.engine: Any = prepared
         self.module = prepared
         self.device = self.accelerator.device
 

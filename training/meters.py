@@ -131,12 +131,12 @@ def probe_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) -
     a = torch.randn(size, size, device=device, dtype=dtype)
     b = torch.randn(size, size, device=device, dtype=dtype)
     for _ in range(2):
-        a @ b
+        torch.mm(a, b)
     _wait(device)
     start, runs = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
         for _ in range(4):
-            a @ b
+            torch.mm(a, b)
         _wait(device)
         runs += 4
     return 2.0 * size**3 * runs / (time.perf_counter() - start)

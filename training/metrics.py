@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from .config import TaskConfig
 
 
-def classify(logits: NDArray[np.float32]) -> NDArray[np.int64]:
+def classify(logits: NDArray[Any]) -> NDArray[np.int64]:
     """Return the predicted class of each row of `logits`, shape [n, classes]."""
     return logits.argmax(axis=-1).astype(np.int64)
 
 
 def compute_metrics(
-    task: TaskConfig, outputs: NDArray[np.float32], labels: NDArray[Any]
+    task: TaskConfig, outputs: NDArray[Any], labels: NDArray[Any]
 ) -> dict[str, float | None]:
     """Return the task's scores as fractions (not percent).
 
@@ -58,7 +58,7 @@ def _score(name: str, predicted: NDArray[Any], labels: NDArray[Any]) -> float | 
     if name == "matthews":
         return _finite(metrics.matthews_corrcoef(labels, predicted))
     average = {"f1": "binary", "macro_f1": "macro", "weighted_f1": "weighted"}[name]
-    return _finite(metrics.f1_score(labels, predicted, average=average, zero_division=0))
+    return _finite(metrics.f1_score(labels, predicted, average=average, zero_division=0))  # pyright: ignore[reportArgumentType]
 
 
 def _finite(value: Any) -> float | None:

@@ -233,7 +233,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             kept[key] = line
     order = {"train": 0, "eval": 1, "event": 2}
     return sorted(
-        [*kept.values(), *events], key=lambda e: (e.get("step", 0), order.get(e.get("kind"), 3))
+        [*kept.values(), *events],
+        key=lambda e: (e.get("step", 0), order.get(str(e.get("kind")), 3)),
     )
 
 

@@ -227,7 +227,7 @@ def _finish(
 
 
 def _leave_deepspeed() -> None:
-    from transformers.integrations import unset_hf_deepspeed_config
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     unset_hf_deepspeed_config()
 

@@ -102,6 +102,7 @@ class WandbMirror:
 
     def __init__(self, run: RunDir, config: RunConfig) -> None:
         import wandb
+        from wandb.errors import Error as WandbError
 
         mode, self.why = wandb_mode(dict(os.environ))
         stamp = run.manifest.read_bytes() if run.manifest.is_file() else b""
@@ -112,7 +113,7 @@ class WandbMirror:
             # truth, so each attempt writes the whole mirror anew.
             for old in (run.path / "wandb").glob("offline-run-*"):
                 shutil.rmtree(old, ignore_errors=True)
-        settings = {
+        settings: dict[str, Any] = {
             "project": config.tracking.project,
             "entity": config.tracking.entity,
             "group": config.tracking.group or f"{config.task.name}-{config.model.name}",
@@ -123,10 +124,15 @@ class WandbMirror:
             "config": to_plain(config),
             "resume": "allow" if mode == "online" else None,
         }
-        quiet = {"silent": True, "console": "off", "save_code": False, "init_timeout": 60}
+        quiet: dict[str, Any] = {
+            "silent": True,
+            "console": "off",
+            "save_code": False,
+            "init_timeout": 60,
+        }
         try:
             self._run = wandb.init(mode=_mode(mode), settings=wandb.Settings(**quiet), **settings)
-        except wandb.errors.Error as error:
+        except WandbError as error:
             if mode != "online":
                 raise
             self.why = " ".join(str(error).split())[:200]

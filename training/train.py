@@ -90,6 +90,10 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.flush()
         # Threads of a dead collective would keep the interpreter from ending.
         os._exit(1)
+    # The interpreter takes its handlers away while it ends; a signal that is repeated then would
+    # kill a rank that has done its work. What is ignored stays ignored.
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return 0
 
 

@@ -306,6 +306,27 @@ def test_children():
         child.kill()
 
 
+def test_handlers_are_seen():
+    code = (
+        "import signal; signal.signal(12, lambda *_: 0); print(1, flush=True); input();"
+        "signal.signal(12, signal.SIG_IGN); print(2, flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdin
+        assert child.stdout
+        child.stdout.readline()
+        assert processes.catches(child.pid, signal.SIGUSR2)
+        assert not processes.catches(child.pid, signal.SIGTERM)
+        child.stdin.write("\n")
+        child.stdin.flush()
+        child.stdout.readline()
+        assert not processes.catches(child.pid, signal.SIGUSR2)
+        child.kill()
+    assert not processes.catches(child.pid, signal.SIGUSR2)
+
+
 def test_no_torch_at_import():
     code = "import slurm.agent, sys; print([m for m in sys.modules if m.startswith('torch')])"
     done = subprocess.run(

@@ -42,7 +42,7 @@ def cluster(request, tmp_path_factory):
         proctrack=request.param,
         preempt=True,
         share=shared,
-        extra_conf=("KillWait=15",),
+        extra_conf=("KillWait=15", "MessageTimeout=3"),
     )
     with VirtualCluster(config) as up:
         before = dict(os.environ)
@@ -206,15 +206,33 @@ def test_no_more_requeues_than_allowed(submit):
 
 
 def test_preemption_stops_and_requeues(submit):
-    run, job = submit("once", seconds=300)
+    run, job = submit("once", seconds=300, cpus_per_node=2)
     started(run)
-    _, urgent = submit("ok", partition="urgent")
+    _, urgent = submit("ok", partition="urgent", cpus_per_node=2)
     wait_for("not queued again", lambda: job_states([job])[job].state == "queued")
     assert [(read_json(run.node(0, k)) or {})["end"] for k in (0, 1)] == ["interrupted"] * 2
     assert gone(urgent).slurm == "COMPLETED"
     subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
     gone(job)
     assert run.results.exists(), output(run)
+
+
+def test_preemption_with_time_to_go(submit):
+    """The job ends within its grace time: Slurm would take it for completed."""
+    subprocess.run(["scontrol", "update", "PartitionName=main", "GraceTime=60"], check=True)
+    try:
+        run, job = submit("once", seconds=300, cpus_per_node=2)
+        started(run)
+        _, urgent = submit("ok", partition="urgent", cpus_per_node=2)
+        wait_for("not interrupted", lambda: (read_json(run.node(0, 0)) or {}).get("ended"))
+        wait_for("not queued again", lambda: job_states([job])[job].state == "queued")
+        assert [(read_json(run.node(0, k)) or {})["end"] for k in (0, 1)] == ["interrupted"] * 2
+        gone(urgent)
+        subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
+        gone(job)
+        assert run.results.exists(), output(run)
+    finally:
+        subprocess.run(["scontrol", "update", "PartitionName=main", "GraceTime=0"], check=True)
 
 
 def test_a_cancelled_job_stays_gone(submit):
@@ -245,6 +263,6 @@ def test_what_slurm_says(cluster, submit):
     assert (main.default, main.nodes, main.cpus_per_node, main.gpus_per_node) == (True, 2, 2, 2)
     assert job_states(["999999"])["999999"].slurm == "UNKNOWN"
     with pytest.raises(UsageError, match=r"Slurm refused the job: .*partition"):
-        submit("ok", partition="none")
+        submit("ok", partition="nosuch")
     with pytest.raises(UsageError, match="Slurm refused the job: "):
-        submit("ok", nodes=99)
+        submit("ok", sbatch={"begin": "nonsense"})

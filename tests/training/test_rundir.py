@@ -89,8 +89,9 @@ def test_the_first_cause_is_no_consequence(run):
 def test_find_and_list(run, tmp_path):
     runs = tmp_path / "runs"
     (runs / ".cache").mkdir()
-    assert find_run(runs, "a-run").path == run.path
-    assert find_run(tmp_path, str(run.path)).path == run.path
+    for folder, name in ((runs, "a-run"), (tmp_path, str(run.path))):
+        found = find_run(folder, name)
+        assert found is not None and found.path == run.path
     assert find_run(runs, "../../etc") is None
     assert [r.run_id for r in list_runs(runs)] == ["a-run"]
     assert list_runs(tmp_path / "none") == []

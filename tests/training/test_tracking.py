@@ -1,6 +1,7 @@
 """The tracker mirrors metrics.jsonl: real wandb offline, read with wandb's own reader."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,7 @@ def read_offline(run: RunDir) -> tuple[list[dict], list[str], dict]:
     """
     from wandb.proto import wandb_internal_pb2
 
+    messages: Any = wandb_internal_pb2
     history, ids, summary = [], [], {}
     for file in (run.path / "wandb").glob("offline-run-*/run-*.wandb"):
         data, place, part = file.read_bytes(), 7, b""
@@ -37,7 +39,7 @@ def read_offline(run: RunDir) -> tuple[list[dict], list[str], dict]:
             place += 7 + size
             if kind not in (1, 4):  # the first or a middle piece of a record
                 continue
-            record = wandb_internal_pb2.Record()
+            record = messages.Record()
             record.ParseFromString(part)
             part = b""
             what = record.WhichOneof("record_type")
