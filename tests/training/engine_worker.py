@@ -6,6 +6,7 @@ Started by torchrun: `engine_worker.py OUT_DIR ENGINE PRECISION [key=value …]`
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,17 +54,19 @@ def micro_batch(ids, lengths, target, own):
 
 def main() -> None:
     """Train and write OUT_DIR/rank-R.json, and the weights on rank 0."""
-    out, name, precision = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-    options = dict(pair.split("=") for pair in sys.argv[4:])
+    out, name = Path(sys.argv[1]), sys.argv[2]
+    precision: Any = sys.argv[3]
+    options: dict[str, Any] = dict(pair.split("=") for pair in sys.argv[4:])
     steps, batch = int(options.get("steps", 10)), int(options.get("batch", 16))
     labels, budget = int(options.get("labels", 3)), int(options.get("budget", 64))
     count = int(options.get("rows", 150))
     dist.init_process_group("gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
+    zero: Any = None if name == "ddp" else int(name)
     config = RunConfig(
         optim=OptimConfig(lr=1e-3, clip=1.0, schedule="linear", warmup_ratio=0.2),
         engine=EngineConfig(
-            zero=None if name == "ddp" else int(name),
+            zero=zero,
             precision=precision,
             device="cpu",
             offload=options.get("offload", "none"),
