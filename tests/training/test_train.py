@@ -155,7 +155,7 @@ def test_a_plain_pipeline_says_the_same(finished):
     assert [p.label for p in ours] == [row[2] for row in rows[1:21]]
 
 
-@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_metrics_equal_the_full_set_at_any_world_size(tmp_path, ranks):
     run = make_run(tmp_path / "runs" / "r", demo(), "train.max_steps=2")
     results = train(run, ranks)
