@@ -31,15 +31,16 @@ $(VENV)/.installed $(VENV)/.installed-test: $(VENV)/.torch
 install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test
 
+# Without root or apt the tests on a real Slurm are skipped; in CI that is a failure.
 slurm: install-test
-	$(BIN)/python -m slurm.cluster install
+	PATH="$$PATH:/usr/sbin:/sbin" $(BIN)/python -m slurm.cluster install || [ -z "$$CI" ]
 
 demo: install
 	$(BIN)/python launch/submit.py --executor local --task demo --model tiny \
 	    --procs-per-node 2 --wait
 
 test: install-test slurm
-	$(BIN)/python -m pytest
+	PATH="$$PATH:/usr/sbin:/sbin" $(BIN)/python -m pytest
 
 lint: install-test
 	$(BIN)/ruff check .
