@@ -22,7 +22,7 @@ from training.rundir import RunDir, snapshot, write_json
 @click.option("--runs", metavar="DIR", help="Runs folder.  [default: $GLUELINE_RUNS or runs]")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def cancel(run_name: str, runs: str | None, yes: bool) -> int:
-    """Stop a queued or running run. Its checkpoints stay; it can be resumed."""
+    """Stop a queued or running run. It can be run again: submit --resume."""
     from launch.existing import current_state, need_run
     from launch.resolve import runs_folder
 

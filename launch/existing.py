@@ -9,7 +9,7 @@ from typing import Any
 
 from training.config import RunConfig, UsageError, load_config, nearest
 from training.config.schema import leaves, to_plain
-from training.rundir import RunDir, State, find_run, list_runs, run_state, snapshot
+from training.rundir import RunDir, State, find_run, list_runs, read_json, run_state, snapshot
 
 _FETCHED = ("task.path", "model.path")
 
@@ -88,6 +88,20 @@ def check_same(run: RunDir, config: RunConfig) -> None:
             raise UsageError(
                 f"run {run.run_id} exists with another configuration ({key} is {to_plain(old)!r} "
                 f"there, {to_plain(new)!r} here): choose another --name"
+            )
+
+
+def check_data(run: RunDir, config: RunConfig) -> None:
+    """Raise `UsageError` if a file of the rows was changed since the run was made."""
+    from launch.manifest import data_files, fingerprint
+
+    there = (read_json(run.manifest) or {}).get("data") or []
+    known = {entry["path"]: (entry["bytes"], entry["sha256"]) for entry in there}
+    for entry in fingerprint(p for p in data_files(config) if str(p) in known):
+        if (entry["bytes"], entry["sha256"]) != known[entry["path"]]:
+            raise UsageError(
+                f"run {run.run_id} was made when {entry['path']} held other rows: "
+                "choose a --name to train on what it holds now"
             )
 
 

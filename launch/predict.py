@@ -16,7 +16,7 @@ import click
 from launch.flags import FlagCommand
 from launch.main import run_command
 from training.config import RunConfig, UsageError, load_config
-from training.rundir import RunDir
+from training.rundir import RunDir, read_json
 
 
 def read_inputs(file: Path, columns: tuple[str, ...]) -> list[tuple[str, ...]]:
@@ -42,20 +42,28 @@ def read_inputs(file: Path, columns: tuple[str, ...]) -> list[tuple[str, ...]]:
     return [tuple(line.split("\t")) for line in lines if line.strip()]
 
 
-def read_task(task: str, data: str | None, split: str | None) -> list[tuple[str, ...]]:
+def read_task(task: str, data: str | None, split: str | None, run: RunDir) -> list[tuple[str, ...]]:
     """Return the inputs of a task's split, read as the task's columns say.
 
     Raises:
-        UsageError: the task is unknown, or its rows are not in `data`.
+        UsageError: the task is unknown, its rows are not in `data`, or its labels are others than
+            the run's.
     """
     from launch.resolve import load_task
-    from training.sources import read_texts, resolve_data_dir
+    from training.sources import check_source, read_texts, resolve_data_dir
 
     other = load_task(task)
     if data is not None:
         other = replace(other, path=str(resolve_data_dir(other, Path(data))))
     elif not (other.path or other.files or other.generated):
         raise UsageError(f"task {task}: where are its rows? use --data DIR")
+    names = set(check_source(other).label_names or ())
+    known = set((read_json(run.model / "config.json") or {}).get("id2label", {}).values())
+    if other.problem == "classification" and names and known and names != known:
+        raise UsageError(
+            f"task {task} has the labels {', '.join(sorted(names))}, run {run.run_id} predicts "
+            f"{', '.join(sorted(known))}"
+        )
     return read_texts(other, split or (other.test or other.validation_splits)[0])
 
 
@@ -86,6 +94,8 @@ def predict(
     from launch.resolve import runs_folder
 
     run = need_run(runs_folder(runs), run_name)
+    if split and not task:
+        raise UsageError(f"--split {split} needs --task NAME")
     if sum(map(bool, (texts, file, task))) != 1:
         raise UsageError("give texts, --file FILE or --task NAME: one of the three")
     config = load_config(run.config)
@@ -93,7 +103,7 @@ def predict(
     if file:
         inputs = read_inputs(Path(file), config.task.text)
     elif task:
-        inputs = read_task(task, data, split)
+        inputs = read_task(task, data, split, run)
     else:
         if len(texts) % width:
             raise UsageError(

@@ -54,7 +54,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise UsageError(f"{path}: expected keys and values, got {type(values).__name__}")
+        got = "an empty file" if values is None else repr(values)[:40]
+        raise UsageError(f"{path}: expected keys and values, got {got}")
     return values
 
 

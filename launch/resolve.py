@@ -111,8 +111,16 @@ def _put_files(draft: _Draft, request: Request) -> None:
     }
     for split, paths in files.items():
         for path in paths:
+            if Path(path).is_dir():
+                raise UsageError(f"--{split}-file {path} is a folder: name the files in it")
             if not Path(path).is_file():
                 raise UsageError(f"--{split}-file {path}: there is no such file")
+    # Files take the place of the rows that the task has of its own.
+    for key in ("generated", "hub", "path", "subset"):
+        if draft.values.get(f"task.{key}") is not None:
+            draft.put(f"task.{key}", None, "--train-file takes its place")
+    if draft.values.get("task.labels"):
+        draft.put("task.labels", [], "--train-file takes their place")
     draft.put("task.files", files, "--train-file")
     draft.put("task.train", "train", "--train-file")
     given = "validation" in files

@@ -53,7 +53,7 @@ class How:
 @request_options()
 @click.option("--name", cls=FlagOption, metavar="ID", help="The run's id, instead of a made one.")
 @click.option(
-    "--resume", cls=FlagOption, metavar="RUN", help="Continue a failed or interrupted run."
+    "--resume", cls=FlagOption, metavar="RUN", help="Run a failed or interrupted run again."
 )
 @click.option("--wait", cls=FlagOption, is_flag=True, help="Follow the job to its end.")
 @click.option(
@@ -74,7 +74,7 @@ def submit_run(request: Request, how: How) -> int:
         UsageError: the request is wrong, or Slurm refuses it; nothing is left behind.
     """
     from launch import checks
-    from launch.existing import answer, check_same, current_state
+    from launch.existing import answer, check_data, check_same, current_state
     from launch.fetch import already_here, fetch_all
     from launch.resolve import resolve
 
@@ -90,6 +90,7 @@ def submit_run(request: Request, how: How) -> int:
 
     if run.path.exists():
         check_same(run, resolved.config)
+        check_data(run, config)
         state = current_state(run)
         said = answer(run, state)
         _report(how, said, run, plan, None)
@@ -190,7 +191,12 @@ def write_run(config: RunConfig, run: RunDir, plan: Plan) -> None:
         temporary.path.rename(run.path)
     except OSError as error:
         if run.path.exists():
-            raise UsageError(f"run {run.run_id} was made by another process meanwhile") from None
+            from launch.existing import command_line, run_arguments
+
+            line = command_line("status", *run_arguments(run))
+            raise UsageError(
+                f"run {run.run_id} is being submitted by another process: follow it with {line}"
+            ) from None
         reason = f"{error.strerror or error}"
         raise UsageError(f"cannot write to the runs folder {run.path.parent}: {reason}") from None
     finally:

@@ -33,9 +33,11 @@ class Predictor:
 
     def __init__(self, run: RunDir, config: RunConfig) -> None:
         from transformers import AutoTokenizer
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()
         if not run.results.is_file():
-            raise UsageError(f"run {run.run_id} has not finished: glueline status {run.run_id}")
+            raise UsageError(f"run {run.run_id} has no results: it did not finish")
         self.config = config
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.tokenizer = AutoTokenizer.from_pretrained(run.model)

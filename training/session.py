@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import yaml
 from torch import nn
+from transformers.utils import logging as hf_logging
 
 from .config import RunConfig, UsageError, load_config
 from .data import ensure_tokenizer, ensure_tokens
@@ -52,6 +53,7 @@ def run_training(run: RunDir, attempt: int, stop_raised: Callable[[], bool]) -> 
         UsageError: the data, the model or the device do not fit the configuration.
     """
     started = time.time()
+    hf_logging.disable_progress_bar()
     config = load_config(run.config)
     check_device(config)
     world = World(config)

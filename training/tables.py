@@ -48,6 +48,11 @@ def readable(path: Path) -> Iterator[None]:
         yield
     except UsageError:
         raise
+    except KeyError as error:  # pyarrow finds a column by name twice, or not at all
+        reason = " ".join(str(error).split())
+        raise UsageError(
+            f"{path} cannot be read: is a column's name there twice? {reason}"
+        ) from None
     except FileNotFoundError:
         raise UsageError(f"{path}: there is no such file") from None
     except (OSError, ValueError, EOFError) as error:  # pyarrow's errors are both or either

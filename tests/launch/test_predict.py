@@ -64,4 +64,4 @@ def test_unknown_and_unfinished_runs(run, tmp_path):
     assert_refused(glueline("predict", "tinny", "x", cwd=run.path.parent.parent, env={
         "GLUELINE_RUNS": str(run.path.parent)}), "did you mean 'tiny'")  # fmt: skip
     new = make_run(tmp_path / "new", demo())
-    assert_refused(glueline("predict", str(new.path), "a", "b", cwd=tmp_path), "has not finished")
+    assert_refused(glueline("predict", str(new.path), "a", "b", cwd=tmp_path), "did not finish")

@@ -160,6 +160,29 @@ def test_the_same_line_again_tells_where_the_results_are(here: Path, job: Any, t
     assert len(job.submitted) == 1
 
 
+def test_rows_that_changed_are_not_the_same_line(here: Path, job: Any, typed: Type) -> None:
+    typed(LINE)
+    job.job_state = "gone"
+    finish(only_run(here), None)
+    (here / "train.csv").write_text(TRAIN + "one more,good\n")
+    done = typed(LINE)
+    assert done.status == 2 and "held other rows" in done.err
+    assert len(job.submitted) == 1
+
+
+def test_files_take_the_place_of_a_tasks_own_rows(here: Path, job: Any, typed: Type) -> None:
+    line = "--model tiny --task demo --train-file train.csv --text-columns text --dry-run --json"
+    done = typed(line)
+    assert done.status == 0, done.err
+    assert json.loads(done.out)["plan"]["rows"]["train"] == 72
+
+
+def test_a_column_name_that_stands_twice(here: Path, job: Any, typed: Type) -> None:
+    (here / "twice.csv").write_text("text,text,label\na,b,c\n")
+    done = typed("--model tiny --train-file twice.csv --text-columns text --label-column label")
+    assert done.status == 2 and "twice" in done.err and done.err.count("\n") == 1
+
+
 @pytest.mark.parametrize(("end", "word"), [("failed", "failed"), ("interrupted", "interrupted")])
 def test_a_failed_run_is_resumed_by_the_line_that_is_printed(
     here: Path, job: Any, typed: Type, end: str, word: str

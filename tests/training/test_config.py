@@ -66,6 +66,10 @@ def test_an_unknown_key_names_the_nearest():
         (TaskConfig(hub="x"), "text columns"),
         (TaskConfig(hub="x", text=("a",), metrics=("acuracy",)), "did you mean 'accuracy'"),
         (TaskConfig(text=("a",)), "no data given"),
+        (TaskConfig(hub="x", text=("a", "a")), "given twice"),
+        (TaskConfig(hub="x", text=("a",), label="a"), "both text and label"),
+        (TaskConfig(hub="x", text=("a",), problem="regression", labels=("b",)), "not --labels"),
+        (ModelConfig(hub="x", activation="gelo"), "did you mean 'gelu'"),
     ],
 )
 def test_values_out_of_range(section, message):
@@ -120,3 +124,11 @@ def test_files_that_are_not_configurations(tmp_path):
 
 def test_nearest_lists_choices_when_nothing_is_near():
     assert nearest("zzz", ["rte", "mrpc"]) == "choose from: mrpc, rte"
+
+
+def test_activations_are_those_of_transformers():
+    from transformers.activations import ACT2FN
+
+    from training.config.model import ACTIVATIONS
+
+    assert set(ACTIVATIONS) <= set(ACT2FN)

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .schema import UsageError, option
+from .schema import UsageError, nearest, option
+
+ACTIVATIONS = (
+    "gelu gelu_10 gelu_accurate gelu_fast gelu_new gelu_python gelu_python_tanh "
+    "gelu_pytorch_tanh hardswish laplace leaky_relu linear mish prelu quick_gelu relu relu2 relu6 "
+    "sigmoid silu sqrtsoftplus swish tanh"
+).split()
+"""Activation functions that transformers knows by name; it imports torch, so they stand here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +73,9 @@ class ModelConfig:
                 f"{where}: model.hidden_size={self.hidden_size} does not divide by "
                 f"model.heads={self.heads}"
             )
+        if self.activation is not None and self.activation not in ACTIVATIONS:
+            hint = nearest(self.activation, ACTIVATIONS)
+            raise UsageError(f"{where}: unknown activation '{self.activation}': {hint}")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise UsageError(
                 f"{where}: model.dropout must be at least 0 and below 1, got {self.dropout}"

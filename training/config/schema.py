@@ -168,7 +168,7 @@ def build(cls: type[T], values: Any, where: str = "") -> T:
     if isinstance(values, cls):
         return values
     place = where or "the configuration"
-    if values is None:
+    if values is None and where:
         values = {}
     if not isinstance(values, Mapping):
         raise UsageError(f"{place}: expected keys and values, got {values!r}")

@@ -103,6 +103,12 @@ class TaskConfig:
                 f"{where}: 1 or 2 text columns needed, {len(self.text)} given: "
                 "use --text-columns A[,B]"
             )
+        if len(set(self.text)) != len(self.text):
+            raise UsageError(f"{where}: text column '{self.text[0]}' is given twice")
+        if self.label in self.text:
+            raise UsageError(f"{where}: column '{self.label}' is both text and label")
+        if self.labels and self.problem == "regression":
+            raise UsageError(f"{where}: a regression has values, not --labels")
         if not 0 <= self.holdout < 1:
             raise UsageError(f"{where}: task.holdout must be at least 0 and below 1")
         if self.max_length < 4:
