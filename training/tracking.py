@@ -139,6 +139,7 @@ class WandbMirror:
             mode, settings["resume"] = "offline", None
             self._run = wandb.init(mode="offline", settings=wandb.Settings(**quiet), **settings)
         self.mode = mode
+        self._teardown = wandb.teardown
         self._shown = self._run.step - 1 if mode == "online" else -1
 
     def log(self, line: dict[str, Any]) -> None:
@@ -151,6 +152,8 @@ class WandbMirror:
         """Write the summary and close the run."""
         self._run.summary.update(summary)
         self._run.finish(exit_code=0 if ok else 1)
+        # `finish` returns before the last records are on disk; the end of its service does not.
+        self._teardown()
 
 
 def _mode(mode: str) -> Any:
