@@ -37,11 +37,12 @@ def median_seconds(command: list[str], folder: str) -> float:
     return statistics.median(times)
 
 
-def measure(data: str | None) -> list[tuple[str, float, float]]:
+def measure(data: Path | None) -> list[tuple[str, float, float]]:
     """Return (line, median in seconds, bound) of every command's help and of a dry run."""
     lines = [(f"{name} --help", HELP_BOUND) for name in COMMANDS]
     dry = "submit --dry-run --executor local --procs-per-node 2 "
-    dry += f"--task mnli --model minilm --data {data}" if data else "--task demo --model tiny"
+    real = f"--task mnli --model minilm --data {data.resolve()}" if data else ""
+    dry += real or "--task demo --model tiny"
     lines.append((dry, DRY_RUN_BOUND))
     found = []
     with tempfile.TemporaryDirectory() as folder:
@@ -55,7 +56,7 @@ def measure(data: str | None) -> list[tuple[str, float, float]]:
 def main() -> int:
     """Print the table; the exit status is 1 if a bound is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--data", help="folder that holds glue/ in hub layout")
+    parser.add_argument("--data", type=Path, help="folder that holds glue/ in hub layout")
     rows = measure(parser.parse_args().data)
     print(f"{'median':>8}  {'bound':>6}  command")
     for line, seconds, bound in rows:
