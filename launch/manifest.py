@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from training.config import RunConfig
+from training.rundir import file_sha256
 
 from .checks import is_secret
 
@@ -109,15 +110,7 @@ def fingerprint(files: Iterable[Path]) -> list[dict[str, Any]]:
             {
                 "path": str(path),
                 "bytes": size,
-                "sha256": _sha256(path) if size <= HASH_LIMIT else None,
+                "sha256": file_sha256(path) if size <= HASH_LIMIT else None,
             }
         )
     return found
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 import socket
 import tempfile
@@ -23,6 +22,7 @@ import numpy as np
 from . import demo, tables
 from .cleaning import clean_text
 from .config import RunConfig, TaskConfig, UsageError, slug
+from .rundir import file_sha256, sync_path
 from .sources import (
     UNLABELLED,
     SourceInfo,
@@ -429,11 +429,7 @@ def _source_digests(task: TaskConfig, splits: list[str]) -> Any:
 
 def _file_digest(path: Path) -> str:
     with tables.readable(path):
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        return digest.hexdigest()
+        return file_sha256(path)
 
 
 def _digest(value: Any) -> str:
@@ -479,11 +475,7 @@ def _published(place: Path) -> Iterator[Path]:
 def _sync(folder: Path, deep: bool = True) -> None:
     paths = [*folder.rglob("*")] if deep else []
     for path in [*paths, folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_path(path)
 
 
 @contextlib.contextmanager

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .rundir import RunDir, write_json
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's content in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+from .rundir import RunDir, file_sha256, read_json, sync_path, write_json
 
 
 def save_best(run: RunDir, step: int, weights: dict[str, torch.Tensor]) -> Path:
@@ -36,8 +25,8 @@ def save_best(run: RunDir, step: int, weights: dict[str, torch.Tensor]) -> Path:
     temporary.mkdir()
     file = temporary / "model.safetensors"
     save_file({k: v.contiguous() for k, v in weights.items()}, file)
-    _flush(file)
-    manifest = {"step": step, "files": {file.name: {"sha256": sha256(file)}}}
+    sync_path(file)
+    manifest = {"step": step, "files": {file.name: {"sha256": file_sha256(file)}}}
     write_json(temporary / "manifest.json", manifest)
     shutil.rmtree(final, ignore_errors=True)
     temporary.rename(final)
@@ -55,11 +44,9 @@ def load_best(folder: Path) -> dict[str, torch.Tensor]:
     """
     from safetensors.torch import load_file
 
-    from .rundir import read_json
-
     manifest = read_json(folder / "manifest.json")
     file = folder / "model.safetensors"
-    if not manifest or sha256(file) != manifest["files"][file.name]["sha256"]:
+    if not manifest or file_sha256(file) != manifest["files"][file.name]["sha256"]:
         raise RuntimeError(f"checkpoint {folder} is damaged")
     return load_file(file)
 
@@ -86,14 +73,6 @@ def export_model(
     model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
     for file in temporary.iterdir():
-        _flush(file)
+        sync_path(file)
     shutil.rmtree(run.model, ignore_errors=True)
     temporary.rename(run.model)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

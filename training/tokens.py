@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from .rundir import sync_path
+
 FORMAT = 1
 """Version of the layout; part of every fingerprint."""
 
@@ -121,7 +123,7 @@ def write_tokens(
             array = getattr(split, key)
             if array is not None:
                 _save(place / f"{key}.npy", array)
-        _sync_folder(place)
+        sync_path(place)
         counts[name] = {
             **known.get(name, {}),
             "rows": len(split),
@@ -138,7 +140,7 @@ def write_tokens(
         json.dump(whole, file, indent=1, ensure_ascii=False)
         file.flush()
         os.fsync(file.fileno())
-    _sync_folder(folder)
+    sync_path(folder)
 
 
 def collate(split: TokenSplit, ids: np.ndarray, pad_to: int | None = None) -> dict[str, np.ndarray]:
@@ -221,11 +223,3 @@ def _save(path: Path, array: np.ndarray) -> None:
         np.save(file, array)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
