@@ -86,6 +86,10 @@ def decide(config: RunConfig) -> Iterator[tuple[str, Any, str]]:
         )
     if engine.precision == "auto":
         yield "engine.precision", *_precision(device, executor)
+    if engine.compile == "graphs" and device == "cpu":
+        raise UsageError(f"--compile graphs needs a GPU, {site.where} has none: --compile layers")
+    if engine.compile == "graphs" and config.batch.pad_multiple == 1:
+        yield "batch.pad_multiple", 16, "--compile graphs: few shapes"
     if config.batch.micro_tokens == "auto":
         base = GPU_TOKENS if device == "cuda" else CPU_TOKENS
         longest = config.task.max_length

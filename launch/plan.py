@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.batching import BudgetTooSmall, summarise, total_steps
+from training.batching import BudgetTooSmall, micro_overhead, summarise, total_steps
 from training.config import RunConfig, UsageError
 from training.schedule import warmup_steps
 
@@ -100,7 +100,13 @@ def make_plan(
     if train_rows and longest is not None and lengths is not None:
         try:
             cut = summarise(
-                lengths, train_rows, batch.global_batch, world, micro_tokens, config.train.seed
+                lengths,
+                train_rows,
+                batch.global_batch,
+                world,
+                micro_tokens,
+                config.train.seed,
+                overhead=micro_overhead(engine.device),
             )
         except BudgetTooSmall as error:
             raise UsageError(str(error)) from None

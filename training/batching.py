@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 Ids = NDArray[np.int64]
 
+_FACTORS = (1, 1.25, 1.5, 2, 2.5, 3, 4)
+"""Numbers of micro-batches that are tried, in multiples of the fewest that the budget allows."""
+
 
 class BudgetTooSmall(ValueError):
     """One example alone is longer than the token budget of a micro-batch."""
@@ -49,6 +52,16 @@ def total_steps(rows: int, global_batch: int, epochs: float, max_steps: int | No
     if max_steps is not None:
         return max_steps
     return max(1, int(np.ceil(steps_in_epoch(rows, global_batch) * epochs - 1e-9)))
+
+
+def micro_overhead(device: str) -> float:
+    """Return what a micro-batch costs beside its tokens, in tokens: launches, casts, gradients.
+
+    On a CPU adding up gradients costs some 50 tokens whatever the model's size (both grow with
+    the parameters); the optimum is flat, so the smaller micro-batches, which need less memory,
+    are preferred. On a GPU starting a few thousand kernels costs more.
+    """
+    return {"cpu": 24.0, "cuda": 1024.0}[device]
 
 
 def micro_batch_cost(
@@ -90,15 +103,17 @@ def cut_step(
     budget: int,
     *,
     quadratic: float = 0.0,
+    overhead: float = 0.0,
     slots: int | None = None,
 ) -> Cut:
     """Cut a set of examples into equally costly micro-batches for `world_size` ranks.
 
-    The examples are sorted by length and cut into neighbouring runs, so that padding is small;
-    K is the smallest number of micro-batches a rank that keeps each within the budget; among
-    those cuts the one with the least cost of the dearest micro-batch is taken (bisection).
-    Micro-batches of one slot have neighbouring costs, so that ranks that run at the same time
-    run equally long; the rank with the least so far takes the dearest of a slot.
+    The examples are sorted by length and cut into neighbouring runs, so that padding is small.
+    K is at least the number of micro-batches a rank that keeps each within the budget, and more
+    where the padding that smaller ones save outweighs their overhead; for a K the cut with the
+    least cost of the dearest micro-batch is taken (bisection). Micro-batches of one slot have
+    neighbouring costs, so that ranks that run at the same time run equally long; the rank with
+    the least so far takes the dearest of a slot.
 
     Args:
         ids: the step's examples, shape [n].
@@ -106,6 +121,7 @@ def cut_step(
         world_size: ranks.
         budget: padded tokens that a micro-batch may hold.
         quadratic: weight of the quadratic part of the cost, see `micro_batch_cost`.
+        overhead: cost of a micro-batch beside its tokens, see `micro_overhead`.
         slots: K, where it is given from outside; then the budget does not count.
 
     Raises:
@@ -122,12 +138,36 @@ def cut_step(
         if own[0] > budget:
             raise BudgetTooSmall(int(own[0]), budget)
         per_micro = np.maximum(budget // own, 1)
-        slots = -(-len(_chunks(per_micro)) // world_size)
+        fewest = -(-len(_chunks(per_micro)) // world_size)
+        slots, bounds = _best_slots(own, per_micro, world_size, fewest, quadratic, overhead)
     else:
         per_micro = np.full(n, n, dtype=np.int64)
-    wanted = slots * world_size
-    bounds = _equal_cost(own, per_micro, wanted, quadratic)
+        bounds = _equal_cost(own, per_micro, slots * world_size, quadratic)
     return Cut(_deal(ids, own, bounds, world_size, slots, quadratic), n)
+
+
+def _best_slots(
+    own: NDArray[np.int64],
+    per_micro: NDArray[np.int64],
+    world_size: int,
+    fewest: int,
+    quadratic: float,
+    overhead: float,
+) -> tuple[int, list[int]]:
+    """Return the cheapest K from `fewest` on, and the starts of its micro-batches."""
+    floor = float(micro_batch_cost(1, own, quadratic).sum()) / world_size
+    best = (np.inf, fewest, [])
+    for slots in dict.fromkeys(int(np.ceil(fewest * factor)) for factor in _FACTORS):
+        # Without any padding this many micro-batches would still cost so much.
+        if floor + slots * overhead >= best[0] or (slots - 1) * world_size >= len(own) > fewest:
+            break
+        bounds = _equal_cost(own, per_micro, slots * world_size, quadratic)
+        edges = np.array([*bounds, len(own)])
+        cost = micro_batch_cost(np.diff(edges), own[edges[:-1]], quadratic).sum() / world_size
+        if cost + slots * overhead >= best[0]:
+            break
+        best = (float(cost) + slots * overhead, slots, bounds)
+    return best[1], best[2]
 
 
 def _chunks(per_micro: NDArray[np.int64]) -> list[int]:
@@ -224,28 +264,59 @@ class CutSummary:
     """Share of micro-batches that are empty."""
 
 
-def measure(cut: Cut, lengths: NDArray[np.int32], quadratic: float = 0.0) -> dict[str, float]:
-    """Return real and padded tokens, slowest and mean cost, and empty micro-batches of a cut."""
-    real = padded = 0
-    empty = 0
-    costs = np.zeros((cut.world_size, cut.slots))
-    for rank, slots in enumerate(cut.micro):
-        for slot, ids in enumerate(slots):
-            if len(ids) == 0:
-                empty += 1
-                continue
-            own = lengths[ids]
-            longest = int(own.max())
-            real += int(own.sum())
-            padded += len(ids) * longest
-            costs[rank, slot] = float(micro_batch_cost(len(ids), longest, quadratic))
-    return {
-        "real_tokens": real,
-        "padded_tokens": padded,
-        "slowest_cost": float(costs.sum(axis=1).max()),
-        "mean_cost": float(costs.sum(axis=1).mean()),
-        "empty": empty,
-    }
+@dataclass(frozen=True)
+class CutCost:
+    """What the micro-batches of a step cost."""
+
+    real_tokens: int
+    padded_tokens: int
+    square: float
+    """Sum of the squared lengths of the examples: what attention's operations grow with."""
+    slowest: float
+    """Cost of the dearest rank."""
+    mean: float
+    """Mean cost of the ranks."""
+    empty: int
+    """Micro-batches without an example."""
+    most_tokens: int
+    """Padded tokens of the largest micro-batch of any rank."""
+    most_square: int
+    """b·L² of the micro-batch of any rank where it is largest."""
+
+
+def measure(
+    cut: Cut,
+    lengths: NDArray[np.int32],
+    quadratic: float = 0.0,
+    padded_lengths: NDArray[np.int32] | None = None,
+) -> CutCost:
+    """Return what a cut costs; `lengths` and `quadratic` as in `cut_step`.
+
+    `padded_lengths` are the lengths that were cut by, where they were rounded up.
+    """
+    flat = [ids for rank in cut.micro for ids in rank]
+    sizes = np.array([len(ids) for ids in flat], dtype=np.int64)
+    if cut.examples == 0:
+        return CutCost(0, 0, 0.0, 0.0, 0.0, len(flat), 0, 0)
+    ids = np.concatenate(flat)
+    own = lengths[ids].astype(np.int64)
+    wide = own if padded_lengths is None else padded_lengths[ids].astype(np.int64)
+    starts = np.cumsum(sizes) - sizes
+    full = sizes > 0
+    longest = np.zeros(len(flat), dtype=np.int64)
+    longest[full] = np.maximum.reduceat(wide, starts[full])
+    padded = sizes * longest
+    costs = micro_batch_cost(sizes, longest, quadratic).reshape(cut.world_size, cut.slots).sum(1)
+    return CutCost(
+        real_tokens=int(own.sum()),
+        padded_tokens=int(padded.sum()),
+        square=float((own * own).sum()),
+        slowest=float(costs.max()),
+        mean=float(costs.mean()),
+        empty=int((~full).sum()),
+        most_tokens=int(padded.max()),
+        most_square=int((padded * longest).max()),
+    )
 
 
 def summarise(
@@ -257,6 +328,7 @@ def summarise(
     seed: int,
     *,
     quadratic: float = 0.0,
+    overhead: float = 0.0,
     steps: int = 8,
 ) -> CutSummary:
     """Return what cutting will cost, from a sample of the data set's lengths.
@@ -269,6 +341,7 @@ def summarise(
         micro_tokens: budget of padded tokens a micro-batch.
         seed: of the draw from the sample.
         quadratic: see `micro_batch_cost`.
+        overhead: see `micro_overhead`.
         steps: steps to try out.
 
     Raises:
@@ -279,16 +352,23 @@ def summarise(
     found, slots, micro = [], [], 0
     for _ in range(steps):
         sample = rng.choice(lengths, size, replace=size > len(lengths)).astype(np.int32)
-        cut = cut_step(np.arange(size), sample, world_size, micro_tokens, quadratic=quadratic)
+        cut = cut_step(
+            np.arange(size),
+            sample,
+            world_size,
+            micro_tokens,
+            quadratic=quadratic,
+            overhead=overhead,
+        )
         found.append(measure(cut, sample, quadratic))
         slots.append(cut.slots)
         micro += cut.slots * world_size
-    total = {key: sum(f[key] for f in found) for key in found[0]}
+    slowest, mean = sum(f.slowest for f in found), sum(f.mean for f in found)
     return CutSummary(
         steps_per_epoch=steps_in_epoch(examples, global_batch),
         micro_batches=float(np.mean(slots)),
         micro_batches_max=max(slots),
-        padding_efficiency=total["real_tokens"] / total["padded_tokens"],
-        rank_imbalance=total["slowest_cost"] / total["mean_cost"],
-        empty_share=total["empty"] / micro,
+        padding_efficiency=sum(f.real_tokens for f in found) / sum(f.padded_tokens for f in found),
+        rank_imbalance=slowest / mean,
+        empty_share=sum(f.empty for f in found) / micro,
     )

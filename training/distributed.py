@@ -64,6 +64,10 @@ class World:
         dist.all_reduce(tensor, group=self.control)
         return tensor.numpy()
 
+    def any(self, flag: bool) -> bool:
+        """Return whether any rank has the flag."""
+        return bool(self.sum(np.array([float(flag)]))[0] > 0)
+
     def close(self) -> None:
         """Leave the process groups."""
         if dist.is_initialized():

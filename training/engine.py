@@ -15,9 +15,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from .config import RunConfig, UsageError
+from .kernels import DeferredEmbedding, use_kernels
+from .stopwatch import Stopwatch
 
+INITIAL_MICRO_STEP_ID = -1
+"""What DeepSpeed's ZeRO 1 and 2 count micro-batches from."""
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -31,6 +36,18 @@ class Engine:
     module: nn.Module
     """What is called with a micro-batch."""
     device: torch.device
+    communication: Stopwatch
+    """Time in collectives of gradients, where the device is not computing at the same time."""
+    meets_in_forward = False
+    """Whether ranks meet in collectives of the forward pass."""
+    meets_in_every_backward = False
+    """Whether ranks meet in every backward pass, or only in a step's last one."""
+    embeddings: list[DeferredEmbedding]
+    """Embeddings that build their gradient at a step's last micro-batch."""
+
+    def accumulation(self) -> contextlib.AbstractContextManager[Any]:
+        """Surround all micro-batches of a step: weights are cast once, not once a micro-batch."""
+        return contextlib.nullcontext()
 
     def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the logits of a micro-batch in fp32, shape [b, outputs]."""
@@ -45,9 +62,24 @@ class Engine:
         """Add the gradient of one micro-batch's share of the loss."""
         raise NotImplementedError
 
-    def step(self, lr: float) -> float:
+    def step(self, lr: float) -> float | torch.Tensor:
         """Clip, update, clear; return the gradient norm of the global batch before clipping."""
         raise NotImplementedError
+
+    def discard(self) -> None:
+        """Drop the gradients of a step that is begun anew, and free what memory is cached."""
+        for embedding in self.embeddings:
+            embedding.forget()
+        self._discard()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _discard(self) -> None:
+        raise NotImplementedError
+
+    def _mark(self, last: bool) -> None:
+        for embedding in self.embeddings:
+            embedding.last = last
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return all weights in fp32 on the CPU, on rank 0; empty on others. Collective."""
@@ -74,13 +106,19 @@ class DDPEngine(Engine):
         from accelerate import Accelerator
         from accelerate.utils import DistributedDataParallelKwargs
 
+        self.embeddings = prepare_compute(config, model)
+
         precision = config.engine.precision
         self.accelerator = Accelerator(
             cpu=config.engine.device == "cpu",
             mixed_precision="no" if precision == "fp32" else precision,
             kwargs_handlers=[
                 # Buffers of classifiers are constants (positions); gradients live in the buckets.
-                DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+                DistributedDataParallelKwargs(
+                    broadcast_buffers=False,
+                    gradient_as_bucket_view=True,
+                    bucket_cap_mb=bucket_megabytes(model),
+                )
             ],
         )
         _same_world(self.accelerator.num_processes)
@@ -88,23 +126,39 @@ class DDPEngine(Engine):
         prepared: Any = self.accelerator.prepare(model, optimizer)
         self.module, self.optimizer = prepared
         self.clip = config.optim.clip
+        self.communication = Stopwatch(self.device)
+        if isinstance(self.module, DistributedDataParallel):
+            # The input's parameters get their gradient last: what is left of the backward pass
+            # from there on is waiting for other ranks.
+            first = next(p for p in self.module.parameters() if p.requires_grad)
+            first.register_post_accumulate_grad_hook(lambda _: self.communication.begin())
+        self._autocast = AUTOCAST.get(precision)
+
+    def accumulation(self) -> contextlib.AbstractContextManager[Any]:
+        return _casting(self.device, self._autocast)
 
     @contextlib.contextmanager
     def micro_step(self, last: bool) -> Iterator[None]:
+        self._mark(last)
         with contextlib.nullcontext() if last else self.accelerator.no_sync(self.module):
             yield
 
     def backward(self, loss: torch.Tensor, last: bool) -> None:
         self.accelerator.backward(loss)
+        if last:
+            self.communication.end()
 
-    def step(self, lr: float) -> float:
+    def _discard(self) -> None:
+        self.optimizer.zero_grad(set_to_none=False)
+
+    def step(self, lr: float) -> float | torch.Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         # An infinite bound measures the norm and leaves the gradient.
         norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.clip or float("inf"))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=False)
-        return float(norm) if norm is not None else float("nan")
+        return norm.detach() if norm is not None else float("nan")
 
     def eval_module(self) -> nn.Module:
         plain: Any = self.accelerator.unwrap_model(self.module, keep_fp32_wrapper=True)
@@ -178,6 +232,7 @@ class DeepSpeedEngineAdapter(Engine):
         plugin = DeepSpeedPlugin(
             hf_ds_config=deepspeed_config(config, extra), zero3_init_flag=False
         )
+        self.embeddings = prepare_compute(config, model, defer=self.stage in (0, 1))
         backend = "gloo" if config.engine.device == "cpu" else "nccl"
         # Without the backend Accelerate counts one process on CPU; with `cpu=True` it would
         # train plain DDP without a word.
@@ -199,15 +254,42 @@ class DeepSpeedEngineAdapter(Engine):
         self.engine: Any = prepared
         self.module = prepared
         self.device = self.accelerator.device
+        self.meets_in_forward = self.stage == 3
+        self.meets_in_every_backward = self.stage in (1, 2, 3)
+        self.communication = Stopwatch(self.device)
+        _time_collectives(self.communication)
+        # Whole weights in a second precision, kept for a step, are what ZeRO 3 is there to avoid.
+        self._autocast = AUTOCAST.get(config.engine.precision) if self.stage != 3 else None
+
+    def accumulation(self) -> contextlib.AbstractContextManager[Any]:
+        return _casting(self.device, self._autocast)
 
     @contextlib.contextmanager
     def micro_step(self, last: bool) -> Iterator[None]:
+        self._mark(last)
         self.engine.set_gradient_accumulation_boundary(last)
         yield
 
     def backward(self, loss: torch.Tensor, last: bool) -> None:
         # DeepSpeed would divide by a constant accumulation count; the loss is scaled already.
         self.engine.backward(loss, scale_wrt_gas=False)
+
+    def _discard(self) -> None:
+        """Do what DeepSpeed itself does with the gradients of a step that overflowed."""
+        self.engine.zero_grad()
+        if self.stage == 0:
+            return
+        optimizer = self.engine.optimizer
+        optimizer.zero_grad(set_to_none=True)
+        if self.stage == 3:
+            return
+        optimizer.micro_step_id = INITIAL_MICRO_STEP_ID
+        optimizer._release_preflattened_grad_buffers()
+        if optimizer.cpu_offload:
+            optimizer.reset_cpu_buffers()
+        for kept in (optimizer.averaged_gradients, optimizer.all_grad_tensors):
+            for group in kept:
+                kept[group] = None
 
     def step(self, lr: float) -> float:
         for group in self.engine.optimizer.param_groups:
@@ -257,6 +339,94 @@ class DeepSpeedEngineAdapter(Engine):
         )
         held = sum(getattr(p, "ds_tensor", p).numel() for p in self.engine.module.parameters())
         return {"parameters": held, "optimizer_state": moments}
+
+
+def prepare_compute(
+    config: RunConfig, model: nn.Module, defer: bool = True
+) -> list[DeferredEmbedding]:
+    """Compile the model or give it faster operations; return its deferred embeddings.
+
+    Args:
+        config: of the run.
+        model: changed in place.
+        defer: whether embeddings may build their gradient once a step. Not under ZeRO 2 and 3,
+            which want a gradient of every parameter in every micro-batch.
+
+    Raises:
+        UsageError: there is nothing to compile.
+    """
+    if config.engine.compile == "layers":
+        compile_layers(model)
+    elif config.engine.compile == "graphs":
+        model.compile(mode="reduce-overhead", dynamic=True)
+        return []
+    device = torch.device(config.engine.device)
+    return use_kernels(model, device, defer=defer, compiled=config.engine.compile != "none")
+
+
+def compile_layers(model: nn.Module) -> None:
+    """Compile every layer of a model by itself, in place.
+
+    Layers share one compilation, and gradients are still ready one layer after the other, so
+    that their reduction overlaps with the rest of the backward pass.
+
+    Raises:
+        UsageError: the model has no list of equal layers.
+    """
+    found = [
+        layer
+        for layers in model.modules()
+        if isinstance(layers, nn.ModuleList) and len({type(layer) for layer in layers}) == 1
+        for layer in layers
+    ]
+    if not found:
+        raise UsageError(f"--compile layers: {type(model).__name__} has no list of equal layers")
+    for layer in found:
+        layer.compile(dynamic=True)
+
+
+def bucket_megabytes(model: nn.Module) -> int:
+    """Return the size of DDP's gradient buckets."""
+    return 25
+
+
+def _casting(
+    device: torch.device, dtype: torch.dtype | None
+) -> contextlib.AbstractContextManager[Any]:
+    """Return an autocast that surrounds those of the micro-batches and keeps what they cast."""
+    return torch.autocast(device.type, dtype=dtype) if dtype else contextlib.nullcontext()
+
+
+_COLLECTIVES = (
+    "all_reduce",
+    "reduce",
+    "broadcast",
+    "all_gather_into_tensor",
+    "reduce_scatter_tensor",
+    "all_gather",
+    "reduce_scatter",
+)
+
+
+def _time_collectives(stopwatch: Stopwatch) -> None:
+    """Let DeepSpeed's own collectives run the stopwatch."""
+    from deepspeed.comm import comm
+
+    backend: Any = comm.cdb
+    for name in _COLLECTIVES:
+        original = getattr(backend, name, None)
+        if original is None or hasattr(original, "timed"):
+            continue
+
+        def timed(*args: Any, _original: Any = original, **kwargs: Any) -> Any:
+            stopwatch.begin()
+            try:
+                return _original(*args, **kwargs)
+            finally:
+                stopwatch.end()
+
+        timed.timed = True  # type: ignore[attr-defined]
+        setattr(backend, name, timed)
 
 
 def _same_world(counted: int) -> None:

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from .batching import cut_step
+from .batching import cut_step, micro_overhead
 from .distributed import World
+from .memory import OutOfMemory, is_out_of_memory
 from .tokens import TokenSplit, collate
 
 
@@ -38,30 +39,19 @@ def predict_split(
 
     Every rank makes the same number of forward passes, since under ZeRO 3 each one is a
     collective; a rank without examples left repeats one and throws the answer away. Other ranks
-    return an empty array.
+    return an empty array. Where memory runs out on any rank, all begin anew with half the budget.
     """
+    while True:
+        found = _forward(module, split, world, outputs, budget, device, autocast)
+        if not world.any(found is None):
+            break
+        longest = int(split.lengths.max())
+        if budget <= longest:
+            raise OutOfMemory(f"evaluating one example of {longest} tokens needs more memory")
+        budget = max(budget // 2, longest)
+    assert found is not None
     rows = len(split)
-    cut = cut_step(np.arange(rows), split.lengths, world.size, budget)
-    own = cut.micro[world.rank]
-    shortest = np.array([int(split.lengths.argmin())])
-    ids: list[NDArray[np.int64]] = []
-    logits: list[NDArray[np.float32]] = []
-    was_training = module.training
-    module.eval()
-    with torch.inference_mode(), autocast or contextlib.nullcontext():
-        for wanted in own:
-            batch = collate(split, wanted if len(wanted) else shortest)
-            answer = module(**to_tensors(batch, device)).logits.float().cpu().numpy()
-            if len(wanted):
-                ids.append(wanted)
-                logits.append(answer)
-    module.train(was_training)
-    none = np.empty(0, dtype=np.int64)
-    mine = (
-        np.concatenate(ids) if ids else none,
-        np.concatenate(logits) if logits else np.empty((0, outputs), dtype=np.float32),
-    )
-    gathered = world.gather(mine)
+    gathered = world.gather(found)
     if not world.is_main:
         return np.empty((0, outputs), dtype=np.float32)
     every_id = np.concatenate([part[0] for part in gathered])
@@ -70,3 +60,44 @@ def predict_split(
     result = np.empty((rows, outputs), dtype=np.float32)
     result[every_id] = np.concatenate([part[1] for part in gathered])
     return result
+
+
+def _forward(
+    module: nn.Module,
+    split: TokenSplit,
+    world: World,
+    outputs: int,
+    budget: int,
+    device: torch.device,
+    autocast: contextlib.AbstractContextManager[Any] | None,
+) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
+    """Return this rank's ids and logits; None if memory ran out."""
+    cut = cut_step(
+        np.arange(len(split)),
+        split.lengths,
+        world.size,
+        budget,
+        overhead=micro_overhead(device.type),
+    )
+    shortest = np.array([int(split.lengths.argmin())])
+    ids: list[NDArray[np.int64]] = [np.empty(0, dtype=np.int64)]
+    logits: list[torch.Tensor] = []
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.inference_mode(), autocast or contextlib.nullcontext():
+            for wanted in cut.micro[world.rank]:
+                batch = collate(split, wanted if len(wanted) else shortest)
+                answer = module(**to_tensors(batch, device)).logits
+                if len(wanted):
+                    ids.append(wanted)
+                    logits.append(answer)
+            # Fetched at the end: a GPU need not be waited for in between.
+            answers = [answer.float().cpu().numpy() for answer in logits]
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+    finally:
+        module.train(was_training)
+    return np.concatenate(ids), np.concatenate([np.empty((0, outputs), np.float32), *answers])

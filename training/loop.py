@@ -12,17 +12,20 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from .batching import cut_step, epoch_order, step_ids, steps_in_epoch, total_steps
-from .config import RunConfig
+from .batching import micro_overhead, steps_in_epoch, total_steps
+from .config import RunConfig, UsageError
 from .distributed import Agreement, World
 from .engine import Engine
-from .evaluate import predict_split, to_tensors
+from .evaluate import predict_split
 from .export import save_best
-from .meters import Meters
+from .feed import Feed, FeedSettings, MicroBatch, Shapes, StepPlan
+from .kernels import seed_masks
+from .memory import MemoryGuard, Proven, StepAbandoned
+from .meters import Costs, Meters
 from .metrics import better, compute_metrics
 from .rundir import RunDir, read_json, write_json
 from .schedule import learning_rate
-from .tokens import TokenData, TokenSplit, collate
+from .tokens import TokenData, TokenSplit
 from .tracking import RunLog
 
 PROGRESS_SECONDS = 2.0
@@ -49,8 +52,17 @@ class Progress:
 
 def seed_micro_batch(seed: int, step: int, rank: int, slot: int) -> None:
     """Seed dropout by its place, so that masks repeat on the same shape."""
-    state = np.random.SeedSequence([seed, step, rank, slot]).generate_state(1, np.uint64)
+    place = [seed, step, rank, slot]
+    state = np.random.SeedSequence(place).generate_state(1, np.uint64)
     torch.manual_seed(int(state[0] >> np.uint64(1)))
+    seed_masks(place)
+
+
+def fault_step(fault: str) -> tuple[int, int | None]:
+    """Return the step of `oom@STEP` and the budget of `oom@STEP:TOKENS` (None without one)."""
+    place = fault.partition("@")[2]
+    step, _, tokens = place.partition(":")
+    return int(step), int(tokens) if tokens else None
 
 
 def summed_loss(logits: torch.Tensor, labels: torch.Tensor, regression: bool) -> torch.Tensor:
@@ -66,6 +78,13 @@ def summed_loss(logits: torch.Tensor, labels: torch.Tensor, regression: bool) ->
     return functional.cross_entropy(logits, labels, reduction="sum")
 
 
+def shapes(config: RunConfig, data: TokenData) -> Shapes:
+    """Return how micro-batches are filled up: so that few shapes occur, where that is asked for."""
+    tokens = config.batch.pad_multiple
+    rows = 8 if config.engine.compile == "graphs" else 1
+    return Shapes(tokens, rows, data.manifest.get("max_length"))
+
+
 class Loop:
     """Trains one run. All that decides (stopping, the best step) is agreed by all ranks."""
 
@@ -79,18 +98,18 @@ class Loop:
         data: TokenData,
         log: RunLog | None,
         *,
-        quadratic: float,
+        costs: Costs,
         stop_raised: Callable[[], bool],
     ) -> None:
         self.config, self.run, self.attempt = config, run, attempt
         self.world, self.engine, self.data, self.log = world, engine, data, log
-        self.quadratic = quadratic
         self.stop_raised = stop_raised
         assert config.task.train is not None
         self.train: TokenSplit = data.splits[config.task.train]
         self.regression = config.task.problem == "regression"
-        self.budget = int(config.batch.micro_tokens)
-        self.meters = Meters(quadratic)
+        self.budget = self._first_budget = int(config.batch.micro_tokens)
+        self._proven = Proven()
+        self.meters = Meters(costs, engine.communication)
         self.progress = Progress(
             total=total_steps(
                 len(self.train),
@@ -99,74 +118,150 @@ class Loop:
                 config.train.max_steps,
             )
         )
-        self._loss = 0.0
+        self.feed = Feed(
+            self.train,
+            FeedSettings(
+                global_batch=config.batch.global_batch,
+                seed=config.train.seed,
+                rank=world.rank,
+                world_size=world.size,
+                quadratic=costs.quadratic,
+                overhead=micro_overhead(config.engine.device),
+                shapes=shapes(config, data),
+            ),
+            engine.device,
+            self.progress.total,
+        )
+        self.feed.waited = self.meters.waited
+        self._loss = torch.zeros((), dtype=torch.float32, device=engine.device)
         self._steps_since_log = 0
         self._written = 0.0
         self._last: dict[str, Any] = {}
 
     def fit(self) -> Progress:
-        """Train to the end, to an early stop, or to an interruption at a step boundary."""
+        """Train to the end, to an early stop, or to an interruption at a step boundary.
+
+        Raises:
+            UsageError: an example is longer than the token budget, or memory runs out with the
+                smallest budget that holds the longest example.
+        """
         config, progress = self.config, self.progress
-        batch = config.batch.global_batch
-        per_epoch = steps_in_epoch(len(self.train), batch)
+        per_epoch = steps_in_epoch(len(self.train), config.batch.global_batch)
         agreement = Agreement(self.world)
-        order, order_epoch = None, -1
         self.engine.module.train()
         self._write_progress("training")
-        while progress.step < progress.total:
-            agreement.start(self.stop_raised() or self._asked_to_stop())
-            epoch, place = divmod(progress.step, per_epoch)
-            if epoch != order_epoch:
-                order, order_epoch = epoch_order(len(self.train), config.train.seed, epoch), epoch
-            assert order is not None
-            lr = learning_rate(config.optim, progress.step, progress.total)
-            norm = self._step(step_ids(order, place, batch), progress.step, lr)
-            progress.step += 1
-            progress.epoch = progress.step / per_epoch
-            self._steps_since_log += 1
-            done = progress.step == progress.total
-            if done or progress.step % config.train.log_every == 0:
-                self._log_train(lr, norm)
-            if self._evaluation_due(per_epoch) and self._evaluate():
-                progress.stopped_early = not done
-                break
-            self._write_progress("training")
-            if agreement.result() and not done:
-                progress.interrupted = True
-                break
+        self.feed.seek(progress.step, self.budget)
+        try:
+            while progress.step < progress.total:
+                agreement.start(self.stop_raised() or self._asked_to_stop())
+                lr = learning_rate(config.optim, progress.step, progress.total)
+                norm = self._step(lr)
+                progress.step += 1
+                progress.epoch = progress.step / per_epoch
+                self._steps_since_log += 1
+                done = progress.step == progress.total
+                if done or progress.step % config.train.log_every == 0:
+                    self._log_train(lr, norm)
+                if self._evaluation_due(per_epoch) and self._evaluate():
+                    progress.stopped_early = not done
+                    break
+                self._write_progress("training")
+                if agreement.result() and not done:
+                    progress.interrupted = True
+                    break
+        finally:
+            self.feed.close()
+        self.meters.finish()
         self._write_progress("interrupted" if progress.interrupted else "exporting", force=True)
         return progress
 
-    def _step(self, ids: np.ndarray, step: int, lr: float) -> float:
-        world, engine = self.world, self.engine
-        cut = cut_step(ids, self.train.lengths, world.size, self.budget, quadratic=self.quadratic)
-        self.progress.slots.append(cut.slots)
-        shortest = ids[np.argmin(self.train.lengths[ids])][None]
-        total = torch.zeros((), dtype=torch.float32, device=engine.device)
-        for slot, own in enumerate(cut.micro[world.rank]):
-            start = time.perf_counter()
-            # A micro-batch without examples runs one with weight zero: collectives must match.
-            batch = collate(self.train, own if len(own) else shortest)
-            labels = torch.from_numpy(batch["labels"]).to(engine.device, non_blocking=True)
-            inputs = to_tensors(batch, engine.device)
-            self.meters.waited(time.perf_counter() - start)
-            seed_micro_batch(self.config.train.seed, step, world.rank, slot)
-            last = slot == cut.slots - 1
-            with engine.micro_step(last):
-                loss = summed_loss(engine.forward(inputs), labels, self.regression)
-                loss = loss * (float(len(own) > 0) / cut.examples)
-                # DDP and DeepSpeed average over ranks; the sum is wanted.
-                engine.backward(loss * world.size, last)
-            total += loss.detach()
-        norm = engine.step(lr)
-        self._loss += float(total)
-        self.progress.examples += cut.examples
-        self.meters.step(cut, self.train.lengths)
+    def _step(self, lr: float) -> float | torch.Tensor:
+        """Make one optimizer step, with smaller micro-batches where memory runs out."""
+        while True:
+            plan = self.feed.next_step()
+            guard = MemoryGuard(self.world, active=not self._proven.holds(plan.cost))
+            try:
+                loss = self._accumulate(plan, guard)
+                break
+            except StepAbandoned:
+                self._halve_budget(plan)
+        norm = self.engine.step(lr)
+        self._proven.add(plan.cost)
+        self._loss += loss
+        self.progress.slots.append(plan.cut.slots)
+        self.progress.examples += plan.cut.examples
+        self.meters.step(plan)
         return norm
 
-    def _log_train(self, lr: float, norm: float) -> None:
-        mean = float(self.world.sum(np.array([self._loss]))[0]) / self._steps_since_log
-        self._loss, self._steps_since_log = 0.0, 0
+    def _accumulate(self, plan: StepPlan, guard: MemoryGuard) -> torch.Tensor:
+        """Add up the gradients of a step; return this rank's share of its loss, a scalar.
+
+        Raises:
+            StepAbandoned: memory ran out on some rank; all ranks raise it.
+        """
+        world, engine = self.world, self.engine
+        total = torch.zeros((), dtype=torch.float32, device=engine.device)
+        micro_batches = self.feed.micro_batches(plan)
+        with engine.accumulation():
+            for slot in range(plan.cut.slots):
+                last = slot == plan.cut.slots - 1
+                forward = guard.together if engine.meets_in_forward else guard.alone
+                meets = last or engine.meets_in_every_backward
+                backward = guard.together if meets else guard.alone
+                guard.alone(lambda last=last: self._pretend_fault(plan, last))
+                micro = next(micro_batches)
+                seed_micro_batch(self.config.train.seed, plan.step, world.rank, slot)
+                with engine.micro_step(last):
+                    loss = forward(lambda micro=micro: self._loss_of(micro, plan))
+                    backward(lambda loss=loss, last=last: self._backward(loss, last))
+                if loss is not None:
+                    total += loss.detach()
+        return total
+
+    def _loss_of(self, micro: MicroBatch, plan: StepPlan) -> torch.Tensor:
+        logits = self.engine.forward(micro.inputs)[: micro.rows]
+        loss = summed_loss(logits, micro.labels, self.regression)
+        return loss * (micro.weight / plan.cut.examples)
+
+    def _backward(self, loss: torch.Tensor | None, last: bool) -> None:
+        assert loss is not None, "a rank without a loss does not get here"
+        # DDP and DeepSpeed average over ranks; the sum is wanted.
+        self.engine.backward(loss * self.world.size, last)
+
+    def _pretend_fault(self, plan: StepPlan, last: bool) -> None:
+        """Run out of memory where `train.fault` says so: on the last rank, late in a step."""
+        wanted = self.config.train.fault
+        if wanted is None or self.world.rank != self.world.size - 1 or not last:
+            return
+        step, below = fault_step(wanted)
+        if plan.step == step and plan.budget >= (below or self._first_budget):
+            raise torch.OutOfMemoryError(f"pretended at step {step} (train.fault)")
+
+    def _halve_budget(self, plan: StepPlan) -> None:
+        """Begin the step of a plan anew with half the budget."""
+        self.engine.discard()
+        longest = int(self.train.lengths.max())
+        if plan.budget <= longest:
+            raise UsageError(
+                f"out of memory with one example of {longest} tokens a micro-batch: use a smaller "
+                "--max-length or model, --zero 3, --offload, or a device with more memory"
+            )
+        self.budget = max(plan.budget // 2, longest)
+        if self.log is not None:
+            self.log.write(
+                "event",
+                plan.step,
+                self.progress.epoch,
+                event="out_of_memory",
+                micro_tokens=self.budget,
+            )
+        print(f"out of memory: micro-batches of {self.budget} tokens from here on", flush=True)
+        self.feed.seek(plan.step, self.budget)
+
+    def _log_train(self, lr: float, norm: float | torch.Tensor) -> None:
+        mean = float(self.world.sum(np.array([float(self._loss)]))[0]) / self._steps_since_log
+        self._loss.zero_()
+        self._steps_since_log, norm = 0, float(norm)
         if not math.isfinite(mean):
             raise FloatingPointError(
                 f"the loss is {mean} at step {self.progress.step}: a smaller --lr, more warm-up, "
@@ -227,7 +322,7 @@ class Loop:
             # Without gradients and their activations twice the tokens fit.
             budget=max(2 * self.budget, int(split.lengths.max())),
             device=self.engine.device,
-            autocast=autocast,
+            autocast=autocast or self.engine.accumulation(),
         )
 
     def _asked_to_stop(self) -> bool:

@@ -26,7 +26,7 @@ from .engine import AUTOCAST, Engine, autocast, build_engine, check_device
 from .evaluate import to_tensors
 from .export import export_model, load_best
 from .loop import Loop, Progress
-from .meters import probe_peak
+from .meters import Costs, probe_peak
 from .metrics import classify, compute_metrics
 from .models import (
     Labels,
@@ -106,7 +106,12 @@ def _train(
         engine,
         data,
         log,
-        quadratic=quadratic_cost(hf_config),
+        costs=Costs(
+            quadratic=quadratic_cost(hf_config),
+            flops_per_token=model_flops_per_token(hf_config),
+            attention_flops=attention_flops(hf_config, 1.0),
+            peak=peak,
+        ),
         stop_raised=stop_raised,
     )
     if log is not None:
@@ -118,9 +123,8 @@ def _train(
         if not progress.interrupted:
             results = _finish(run, config, world, engine, loop, data, tokenizer, hf_config)
             results |= {
-                "throughput": loop.meters.summary(
-                    model_flops_per_token(hf_config), attention_flops(hf_config, 1.0), peak
-                ),
+                "throughput": loop.meters.summary(),
+                "micro_tokens": loop.budget,
                 "wall_seconds": time.time() - started,
                 "attempts": attempt + 1,
                 "wandb_run_id": mirror.run_id,

@@ -84,17 +84,18 @@ def main() -> None:
         cut = cut_step(wanted, lengths, world, budget)
         slots.append(cut.slots)
         total = 0.0
-        for slot, own in enumerate(cut.micro[rank]):
-            inputs, answers = micro_batch(ids, lengths, target, own if len(own) else wanted[:1])
-            with engine.micro_step(slot == cut.slots - 1):
-                loss = summed_loss(engine.forward(inputs), answers, labels == 1)
-                loss = loss * (float(len(own) > 0) / cut.examples)
-                engine.backward(loss * world, slot == cut.slots - 1)
-            total += float(loss.detach())
+        with engine.accumulation():
+            for slot, own in enumerate(cut.micro[rank]):
+                inputs, answers = micro_batch(ids, lengths, target, own if len(own) else wanted[:1])
+                with engine.micro_step(slot == cut.slots - 1):
+                    loss = summed_loss(engine.forward(inputs), answers, labels == 1)
+                    loss = loss * (float(len(own) > 0) / cut.examples)
+                    engine.backward(loss * world, slot == cut.slots - 1)
+                total += float(loss.detach())
         both = torch.tensor(total, dtype=torch.float64)
         dist.all_reduce(both)
         losses.append(float(both))
-        norms.append(engine.step(learning_rate(config.optim, step, steps)))
+        norms.append(float(engine.step(learning_rate(config.optim, step, steps))))
     weights = engine.state_dict()
     report = {
         "engine": type(engine.module).__name__,

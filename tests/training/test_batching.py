@@ -82,7 +82,7 @@ def test_budget_below_the_longest_example_is_named():
 
 def test_more_ranks_than_examples_leaves_empty_slots():
     cut = cut_step(np.arange(3), np.array([5, 6, 7], dtype=np.int32), 8, 64)
-    assert measure(cut, np.array([5, 6, 7], dtype=np.int32))["empty"] == 5
+    assert measure(cut, np.array([5, 6, 7], dtype=np.int32)).empty == 5
 
 
 def test_no_examples_at_all():

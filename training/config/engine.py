@@ -20,6 +20,8 @@ class EngineConfig:
     """Keep optimizer state (ZeRO 1-3), or parameters too (ZeRO 3), in CPU memory."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option("auto", "--precision", "P")
     """bf16 and fp16 autocast over fp32 weights; auto is bf16 on GPUs, fp32 on CPUs."""
+    compile: Literal["none", "layers", "graphs"] = option("none", "--compile", "layers|graphs")
+    """Compile each layer with torch.compile, or the whole model with CUDA graphs a shape."""
     device: Literal["auto", "cpu", "cuda"] = option("auto", "--device", "cpu|cuda")
     """auto takes GPUs where the partition or this machine has them."""
     timeout: int = 1800
@@ -35,5 +37,7 @@ class EngineConfig:
             raise UsageError("engine.zero_config needs --zero")
         if self.precision == "fp16" and self.device == "cpu":
             raise UsageError("fp16 does not run on CPU: use --precision bf16 or fp32")
+        if self.compile == "graphs" and (self.device == "cpu" or self.zero is not None):
+            raise UsageError("--compile graphs needs a GPU and plain DDP: use --compile layers")
         if self.timeout < 10:
             raise UsageError(f"engine.timeout must be at least 10 seconds, got {self.timeout}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,8 @@ class BatchConfig:
     """Examples per optimizer step, over all ranks and micro-batches."""
     micro_tokens: int | Literal["auto"] = option("auto", "--micro-tokens", "T")
     """Padded tokens of one micro-batch; auto: 1024 on CPU, 16384 on a GPU, or the longest input."""
+    pad_multiple: int = 1
+    """Pad lengths to a multiple of this, so that few shapes occur (`--compile graphs`: 16)."""
 
     def check(self) -> None:
         """Raise `UsageError` for values out of range."""
@@ -23,6 +26,8 @@ class BatchConfig:
             raise UsageError(f"--global-batch must be at least 1, got {self.global_batch}")
         if self.micro_tokens != "auto" and self.micro_tokens < 1:
             raise UsageError(f"--micro-tokens must be at least 1, got {self.micro_tokens}")
+        if self.pad_multiple < 1:
+            raise UsageError(f"batch.pad_multiple must be at least 1, got {self.pad_multiple}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +95,9 @@ class TrainConfig:
     """Stop after N evaluations without a better primary metric; 0 never stops early."""
     log_every: int = option(10, "--log-every", "N")
     """Optimizer steps between two lines of metrics.jsonl."""
+    fault: str | None = None
+    """Rehearse a fault: oom@STEP runs out of memory there once, oom@STEP:TOKENS until the budget
+    is below TOKENS."""
 
     def check(self) -> None:
         """Raise `UsageError` for values out of range."""
@@ -105,5 +113,7 @@ class TrainConfig:
             raise UsageError("--patience needs --select best: the last weights are not compared")
         if self.log_every < 1:
             raise UsageError(f"--log-every must be at least 1, got {self.log_every}")
+        if self.fault is not None and not re.fullmatch(r"oom@\d+(:\d+)?", self.fault):
+            raise UsageError(f"train.fault must be oom@STEP or oom@STEP:TOKENS, got {self.fault}")
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"--seed must be between 0 and {2**32 - 1}, got {self.seed}")
