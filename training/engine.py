@@ -66,15 +66,18 @@ class Engine:
         """Clip, update, clear; return the gradient norm of the global batch before clipping."""
         raise NotImplementedError
 
-    def discard(self) -> None:
-        """Drop the gradients of a step that is begun anew, and free what memory is cached."""
+    def discard(self, small: dict[str, torch.Tensor]) -> None:
+        """Drop the gradients of a step that is begun anew, and free what memory is cached.
+
+        Collective. `small` is a micro-batch that is sure to fit.
+        """
         for embedding in self.embeddings:
             embedding.forget()
-        self._discard()
+        self._discard(small)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _discard(self) -> None:
+    def _discard(self, small: dict[str, torch.Tensor]) -> None:
         raise NotImplementedError
 
     def _mark(self, last: bool) -> None:
@@ -148,7 +151,11 @@ class DDPEngine(Engine):
         if last:
             self.communication.end()
 
-    def _discard(self) -> None:
+    def _discard(self, small: dict[str, torch.Tensor]) -> None:
+        # On ranks whose forward pass had begun the reduction, DDP still waits for its backward
+        # pass, and would start it in the next one: give it one of weight zero.
+        with self.micro_step(last=True):
+            self.backward(self.forward(small).sum() * 0.0, last=True)
         self.optimizer.zero_grad(set_to_none=False)
 
     def step(self, lr: float) -> float | torch.Tensor:
@@ -274,7 +281,7 @@ class DeepSpeedEngineAdapter(Engine):
         # DeepSpeed would divide by a constant accumulation count; the loss is scaled already.
         self.engine.backward(loss, scale_wrt_gas=False)
 
-    def _discard(self) -> None:
+    def _discard(self, small: dict[str, torch.Tensor]) -> None:
         """Do what DeepSpeed itself does with the gradients of a step that overflowed."""
         self.engine.zero_grad()
         if self.stage == 0:

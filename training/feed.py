@@ -130,6 +130,11 @@ class Feed:
             assert isinstance(micro, MicroBatch)
             yield micro
 
+    def shortest(self) -> dict[str, torch.Tensor]:
+        """Return the inputs of the shortest example alone."""
+        batch = collate(self._train, np.array([self._train.lengths.argmin()]))
+        return {name: self._tensor(array) for name, array in batch.items() if name != "labels"}
+
     def _next(self) -> StepPlan | MicroBatch:
         start = time.perf_counter()
         item = self._queue.get()

@@ -98,7 +98,9 @@ def attention(
     Returns:
         The output [b, L, heads, d], and no weights.
     """
-    causal = is_causal if is_causal is not None else getattr(module, "is_causal", False)
+    # A mask holds causality too; without one transformers takes a layer for causal by default.
+    causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
+    causal = causal and attention_mask is None
     special = any(kwargs.get(k) is not None for k in ("softcap", "position_bias", "s_aux", "cache"))
     same_heads = query.shape[:2] == key.shape[:2]
     if dropout == 0 or causal or special or not same_heads or query.device.type != "cpu":

@@ -239,7 +239,7 @@ class Loop:
 
     def _halve_budget(self, plan: StepPlan) -> None:
         """Begin the step of a plan anew with half the budget."""
-        self.engine.discard()
+        self.engine.discard(self.feed.shortest())
         longest = int(self.train.lengths.max())
         if plan.budget <= longest:
             raise UsageError(

@@ -4,6 +4,7 @@ Started by torchrun: `engine_worker.py OUT_DIR ENGINE PRECISION [key=value …]`
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -143,3 +144,5 @@ def reference(steps: int, batch: int, labels: int, count: int):
 
 if __name__ == "__main__":
     main()
+    sys.stdout.flush()
+    os._exit(0)  # as training.train ends

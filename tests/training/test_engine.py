@@ -51,8 +51,8 @@ def train(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def exact():
-    """Return float64 losses and weights of the classification and of the regression."""
-    return {labels: reference(10, 16, labels, 150) for labels in (3, 1)}
+    """Return float64 losses and weights of ten steps."""
+    return reference(10, 16, 3, 150)
 
 
 def distance(weights, expected) -> float:
@@ -67,7 +67,7 @@ def distance(weights, expected) -> float:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_fp32_equals_one_float64_batch(train, exact, engine):
     reports, weights = train(engine, "fp32", 2)
-    losses, expected = exact[3]
+    losses, expected = exact
     # 150 rows in batches of 16: the tenth step is short.
     assert reports[0]["losses"] == pytest.approx(losses, rel=1e-5)
     assert max(reports[0]["slots"]) > 1
@@ -109,18 +109,9 @@ def test_bf16_is_the_same_experiment(train, engine):
 
 
 @pytest.mark.parametrize("engine", ("ddp", "2"))
-@pytest.mark.parametrize("world", (1, 3))
-def test_other_world_sizes(train, exact, engine, world):
-    reports, weights = train(engine, "fp32", world)
-    losses, expected = exact[3]
-    assert reports[0]["losses"] == pytest.approx(losses, rel=1e-5)
-    assert distance(weights, expected) < 1e-5
-
-
-@pytest.mark.parametrize("engine", ("ddp", "1", "3"))
-def test_regression(train, exact, engine):
-    reports, weights = train(engine, "fp32", 2, "labels=1")
-    losses, expected = exact[1]
+def test_an_odd_world_size(train, exact, engine):
+    reports, weights = train(engine, "fp32", 3)
+    losses, expected = exact
     assert reports[0]["losses"] == pytest.approx(losses, rel=1e-5)
     assert distance(weights, expected) < 1e-5
 
@@ -128,13 +119,7 @@ def test_regression(train, exact, engine):
 @pytest.mark.parametrize(("engine", "offload"), [("2", "optimizer"), ("3", "all")])
 def test_offload(train, exact, engine, offload):
     _, weights = train(engine, "fp32", 2, f"offload={offload}")
-    assert distance(weights, exact[3][1]) < 1e-5
-
-
-def test_gradient_norms_agree(train):
-    plain = train("ddp", "fp32", 2)[0][0]["norms"]
-    for engine in ENGINES[1:]:
-        assert train(engine, "fp32", 2)[0][0]["norms"] == pytest.approx(plain, rel=1e-4)
+    assert distance(weights, exact[1]) < 1e-5
 
 
 def test_bf16_is_autocast_and_reduces_in_fp32():

@@ -1,0 +1,70 @@
+"""Whole runs whose memory runs out: they end as runs that began with the smaller budget."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from training.rundir import RunDir, read_json, read_metrics
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """Return a function that trains the demo task on this machine and returns the run."""
+    runs = tmp_path_factory.mktemp("runs")
+
+    def train(name: str, *options: str) -> tuple[RunDir, subprocess.CompletedProcess[str]]:
+        command = [sys.executable, str(ROOT / "launch" / "submit.py"), "--executor", "local"]
+        command += ["--task", "demo", "--model", "tiny", "--runs", str(runs), "--name", name]
+        command += ["--max-steps", "4", "--log-every", "1", "--tracker", "none", "--wait"]
+        command += ["--eval-every", "100", "--set", "train.select=last", *options]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+        return RunDir(runs / name), done
+
+    return train
+
+
+def losses(run: RunDir) -> list[float]:
+    return [line["loss"] for line in read_metrics(run.metrics) if line["kind"] == "train"]
+
+
+ENGINES = {"ddp": (), "zero1": ("--zero", "1"), "zero2": ("--zero", "2"), "zero3": ("--zero", "3")}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_it_ends_as_a_run_with_the_smaller_budget(start, engine):
+    options = (*ENGINES[engine], "--procs-per-node", "2", "--global-batch", "64")
+    small, done = start(f"{engine}-small", *options, "--micro-tokens", "128")
+    assert done.returncode == 0, done.stderr
+    faulty, done = start(
+        f"{engine}-faulty", *options, "--micro-tokens", "512", "--set", "train.fault=oom@0:200"
+    )
+    assert done.returncode == 0, done.stderr
+    events = [e for e in read_metrics(faulty.metrics) if e.get("event") == "out_of_memory"]
+    assert [e["micro_tokens"] for e in events] == [256, 128]
+    assert (read_json(faulty.results) or {})["micro_tokens"] == 128
+    assert (read_json(faulty.results) or {})["examples_seen"] == 256
+    # Bit for bit, dropout included.
+    assert losses(faulty) == losses(small)
+    weights = [load_file(run.model / "model.safetensors") for run in (small, faulty)]
+    assert all(bool((weights[0][name] == weights[1][name]).all()) for name in weights[0])
+
+
+def test_in_the_middle_of_a_run_the_step_is_made_again(start):
+    options = ("--procs-per-node", "2", "--global-batch", "64", "--set", "model.dropout=0")
+    plain, _ = start("plain", *options, "--micro-tokens", "512")
+    faulty, done = start("faulty", *options, "--micro-tokens", "512", "--set", "train.fault=oom@0")
+    assert done.returncode == 0, done.stderr
+    assert losses(faulty) == pytest.approx(losses(plain), rel=1e-5)
+
+
+def test_when_nothing_is_left_to_halve_it_says_so(start):
+    run, done = start("hopeless", "--micro-tokens", "512", "--set", "train.fault=oom@0:1")
+    assert done.returncode == 1
+    assert "out of memory with one example of" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not run.results.exists()
