@@ -120,7 +120,7 @@ class DDPEngine(Engine):
                 DistributedDataParallelKwargs(
                     broadcast_buffers=False,
                     gradient_as_bucket_view=True,
-                    bucket_cap_mb=bucket_megabytes(model),
+                    bucket_cap_mb=config.engine.bucket_megabytes,
                 )
             ],
         )
@@ -390,11 +390,6 @@ def compile_layers(model: nn.Module) -> None:
         raise UsageError(f"--compile layers: {type(model).__name__} has no list of equal layers")
     for layer in found:
         layer.compile(dynamic=True)
-
-
-def bucket_megabytes(model: nn.Module) -> int:
-    """Return the size of DDP's gradient buckets."""
-    return 25
 
 
 def _casting(

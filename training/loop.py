@@ -21,7 +21,7 @@ from .export import save_best
 from .feed import Feed, FeedSettings, MicroBatch, Shapes, StepPlan
 from .kernels import seed_masks
 from .memory import MemoryGuard, Proven, StepAbandoned
-from .meters import Costs, Meters
+from .meters import Costs, Meters, memory_bytes
 from .metrics import better, compute_metrics
 from .rundir import RunDir, read_json, write_json
 from .schedule import learning_rate
@@ -270,6 +270,7 @@ class Loop:
         self._last = {"loss": mean, "lr": lr, **self.meters.window()}
         if self.log is not None:
             values = dict(self._last)
+            values["memory_bytes"] = memory_bytes(self.engine.device)
             if math.isfinite(norm):
                 values["grad_norm"] = norm
             self.log.write("train", self.progress.step, self.progress.epoch, **values)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import torch
 
@@ -179,6 +182,21 @@ _SPEEDS = (
     "data_wait_share",
     "communication_share",
 )
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Return the memory that this rank holds now: reserved on a GPU, resident in a process."""
+    if device.type == "cuda":
+        return torch.cuda.memory_reserved(device)
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Return the most memory that this rank ever held: of a GPU, or resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def probe_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) -> float:

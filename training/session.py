@@ -26,7 +26,7 @@ from .engine import AUTOCAST, Engine, autocast, build_engine, check_device
 from .evaluate import to_tensors
 from .export import export_model, load_best
 from .loop import Loop, Progress
-from .meters import Costs, probe_peak
+from .meters import Costs, peak_memory_bytes, probe_peak
 from .metrics import classify, compute_metrics
 from .models import (
     Labels,
@@ -121,10 +121,12 @@ def _train(
     try:
         progress = loop.fit()
         if not progress.interrupted:
+            peaks = world.gather(peak_memory_bytes(engine.device))
             results = _finish(run, config, world, engine, loop, data, tokenizer, hf_config)
             results |= {
                 "throughput": loop.meters.summary(),
                 "micro_tokens": loop.budget,
+                "peak_memory_bytes": max(peaks, default=0),
                 "wall_seconds": time.time() - started,
                 "attempts": attempt + 1,
                 "wandb_run_id": mirror.run_id,

@@ -1,4 +1,4 @@
-"""Whole runs whose memory runs out: they end as runs that began with the smaller budget."""
+"""Whole runs: out of memory they end as runs that began with the smaller budget; meters; memory."""
 
 import subprocess
 import sys
@@ -68,3 +68,38 @@ def test_when_nothing_is_left_to_halve_it_says_so(start):
     assert "out of memory with one example of" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     assert not run.results.exists()
+
+
+def test_memory_stays_flat_over_ten_epochs_and_the_meters_say_what_they_should(start, tmp_path):
+    rows = tmp_path / "rows.csv"
+    words = ("the match was won again,sport", "the vote was lost by many,politics")
+    rows.write_text("text,topic\n" + "".join(f"{i} {words[i % 2]}\n" for i in range(400)))
+    run, done = start(
+        "epochs",
+        *("--task", str(_task(tmp_path, rows)), "--max-steps", "240", "--global-batch", "16"),
+        *("--log-every", "5", "--micro-tokens", "128", "--set", "task.holdout=0.05"),
+        *("--cpus-per-node", "1"),
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in read_metrics(run.metrics) if line["kind"] == "train"]
+    assert lines[-1]["epoch"] == 10
+    # Steps on either side of the last five epochs; before, the first weights worth keeping were
+    # written, which takes memory once.
+    half, whole = lines[len(lines) // 2]["memory_bytes"], lines[-1]["memory_bytes"]
+    assert whole < half * 1.02
+    for name in ("padding_efficiency", "rank_imbalance", "data_wait_share", "communication_share"):
+        assert all(0 <= line[name] <= 1.5 for line in lines[2:])
+    results = read_json(run.results) or {}
+    assert results["peak_memory_bytes"] >= whole * 0.9
+    throughput = results["throughput"]
+    assert 0 < throughput["mfu"] < 1 and throughput["peak_flops"] > 1e9
+    assert 0 <= throughput["evaluation_share"] < 1 and 0 <= throughput["checkpoint_share"] < 1
+
+
+def _task(folder: Path, rows: Path) -> Path:
+    """Write a task file over a CSV file."""
+    path = folder / "topics.yaml"
+    path.write_text(
+        "task:\n  text: [text]\n  label: topic\n  files:\n    train: [" + str(rows) + "]\n"
+    )
+    return path
