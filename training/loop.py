@@ -352,4 +352,5 @@ class Loop:
                 "interrupted": progress.interrupted,
                 **self._last,
             },
+            durable=force,  # training does not wait for a disk every few seconds
         )

@@ -156,8 +156,11 @@ class RunDir:
         return sorted(int(p.name) for p in self.attempts.iterdir() if p.name.isdigit())
 
 
-def write_atomic(path: Path, text: str) -> None:
+def write_atomic(path: Path, text: str, durable: bool = True) -> None:
     """Write a file so that a reader sees the old text or the new, also after a crash.
+
+    Without `durable` a crash of the whole machine may lose the text; a killed process cannot.
+    Waiting for a busy disk can take seconds.
 
     Raises:
         OSError: the folder is missing, not writable or full; the old file stands.
@@ -166,8 +169,9 @@ def write_atomic(path: Path, text: str) -> None:
     try:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -193,9 +197,10 @@ def sync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file atomically. NaN is refused: it is not JSON."""
-    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+def write_json(path: Path, value: Any, durable: bool = True) -> None:
+    """Write a JSON file atomically, see `write_atomic`. NaN is refused: it is not JSON."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomic(path, text, durable)
 
 
 def read_json(path: Path) -> Any | None:
