@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from shutil import which
 from typing import Any
 
 import torch
@@ -360,8 +361,11 @@ def prepare_compute(
             which want a gradient of every parameter in every micro-batch.
 
     Raises:
-        UsageError: there is nothing to compile.
+        UsageError: there is nothing to compile, or nothing to compile with.
     """
+    on_cpu = config.engine.device == "cpu"
+    if config.engine.compile != "none" and on_cpu and not (which("g++") or which("clang++")):
+        raise UsageError("--compile on CPUs needs a C++ compiler on the nodes (g++ or clang++)")
     if config.engine.compile == "layers":
         compile_layers(model)
     elif config.engine.compile == "graphs":

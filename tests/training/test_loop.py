@@ -62,6 +62,15 @@ def test_in_the_middle_of_a_run_the_step_is_made_again(start):
     assert losses(faulty) == pytest.approx(losses(plain), rel=1e-5)
 
 
+@pytest.mark.parametrize("flags", [("--set", "batch.pad_multiple=16"), ("--compile", "layers")])
+def test_ways_to_compute_do_not_change_the_losses(start, flags):
+    options = ("--procs-per-node", "2", "--global-batch", "64", "--set", "model.dropout=0")
+    plain, _ = start("plain", *options, "--micro-tokens", "512")
+    other, done = start(f"other-{flags[-1][:7]}", *options, "--micro-tokens", "512", *flags)
+    assert done.returncode == 0, done.stderr
+    assert losses(other) == pytest.approx(losses(plain), rel=1e-5)
+
+
 def test_when_nothing_is_left_to_halve_it_says_so(start):
     run, done = start("hopeless", "--micro-tokens", "512", "--set", "train.fault=oom@0:1")
     assert done.returncode == 1
