@@ -24,6 +24,8 @@ from .stopwatch import Stopwatch
 
 INITIAL_MICRO_STEP_ID = -1
 """What DeepSpeed's ZeRO 1 and 2 count micro-batches from."""
+FIRST_SCALE, GROWTH_STEPS = 65536.0, 2000
+"""fp16's first loss scale, and after how many good steps it doubles: torch's GradScaler's own."""
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -137,6 +139,11 @@ class DDPEngine(Engine):
             first = next(p for p in self.module.parameters() if p.requires_grad)
             first.register_post_accumulate_grad_hook(lambda _: self.communication.begin())
         self._autocast = AUTOCAST.get(precision)
+        if config.engine.compile == "graphs":
+            # Else the first gradients would be the graphs' own memory, and overwritten.
+            for parameter in self.module.parameters():
+                if parameter.requires_grad and parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
 
     def accumulation(self) -> contextlib.AbstractContextManager[Any]:
         return _casting(self.device, self._autocast)
@@ -266,6 +273,13 @@ class DeepSpeedEngineAdapter(Engine):
         self.meets_in_every_backward = self.stage in (1, 2, 3)
         self.communication = Stopwatch(self.device)
         _time_collectives(self.communication)
+        self._unskipped = 0
+        if config.engine.precision == "fp16" and self.stage:
+            # With the scaler of its torch_autocast mode DeepSpeed 0.19 clips scaled gradients,
+            # and never lowers the scale after an overflow: its own loss scale is set instead.
+            self.engine.optimizer.torch_autocast_gradscaler = None
+            self.engine.optimizer.override_loss_scale(FIRST_SCALE)
+            self._unskipped = 1
         # Whole weights in a second precision, kept for a step, are what ZeRO 3 is there to avoid.
         self._autocast = AUTOCAST.get(config.engine.precision) if self.stage != 3 else None
 
@@ -305,10 +319,24 @@ class DeepSpeedEngineAdapter(Engine):
         # Stage 0 in fp32 reports no norm: its gradients are whole on every rank, so take it here.
         whole = self._whole_norm() if self.stage == 0 else None
         self.engine.step()
+        if self._unskipped:
+            self._adapt_scale()
         if whole is not None:
             return whole
         norm = self.engine.get_global_grad_norm()
         return float(norm) if norm is not None else float("nan")
+
+    def _adapt_scale(self) -> None:
+        """Halve fp16's loss scale after an overflow, double it after many steps without one."""
+        optimizer = self.engine.optimizer
+        if optimizer.overflow:
+            optimizer.override_loss_scale(max(optimizer.loss_scale / 2, 1.0))
+            self._unskipped = 1
+            return
+        self._unskipped += 1
+        if self._unskipped > GROWTH_STEPS:
+            optimizer.override_loss_scale(optimizer.loss_scale * 2)
+            self._unskipped = 1
 
     def _whole_norm(self) -> float:
         grads = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
@@ -366,6 +394,11 @@ def prepare_compute(
     on_cpu = config.engine.device == "cpu"
     if config.engine.compile != "none" and on_cpu and not (which("g++") or which("clang++")):
         raise UsageError("--compile on CPUs needs a C++ compiler on the nodes (g++ or clang++)")
+    if config.engine.compile != "none":
+        import torch._dynamo  # takes a while
+
+        # Modules compiled one by one reduce their gradients in time; torch would cut them up more.
+        torch._dynamo.config.optimize_ddp = False
     if config.engine.compile == "layers":
         compile_layers(model)
     elif config.engine.compile == "graphs":
