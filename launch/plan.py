@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.batching import BudgetTooSmall, micro_overhead, summarise, total_steps
+from training.batching import BudgetTooSmall, micro_overhead, round_up, summarise, total_steps
 from training.config import RunConfig, UsageError
 from training.schedule import warmup_steps
 
@@ -90,6 +90,8 @@ def make_plan(
     procs = cluster.procs_per_node or 1
     notes = []
     train_rows = rows.get(config.task.train or "") if rows is not None else None
+    if lengths is not None:
+        lengths = round_up(lengths, batch.pad_multiple, config.task.max_length)
     longest = int(lengths.max()) if lengths is not None and len(lengths) else None
     if longest is not None and longest > micro_tokens:
         raise UsageError(

@@ -64,6 +64,16 @@ def micro_overhead(device: str) -> float:
     return {"cpu": 20.0, "cuda": 1024.0}[device]
 
 
+def round_up(
+    lengths: NDArray[np.int32], multiple: int, longest: int | None = None
+) -> NDArray[np.int32]:
+    """Return lengths rounded up to a multiple, but not beyond `longest`."""
+    if multiple == 1 or len(lengths) == 0:
+        return lengths
+    rounded = -(-lengths // multiple) * multiple
+    return np.minimum(rounded, longest or rounded.max()).astype(lengths.dtype)
+
+
 def micro_batch_cost(
     size: NDArray[np.int64] | int, length: NDArray[np.int64] | int, quadratic: float
 ) -> NDArray[np.float64]:
@@ -105,6 +115,7 @@ def cut_step(
     quadratic: float = 0.0,
     overhead: float = 0.0,
     slots: int | None = None,
+    row_multiple: int = 1,
 ) -> Cut:
     """Cut a set of examples into equally costly micro-batches for `world_size` ranks.
 
@@ -123,6 +134,8 @@ def cut_step(
         quadratic: weight of the quadratic part of the cost, see `micro_batch_cost`.
         overhead: cost of a micro-batch beside its tokens, see `micro_overhead`.
         slots: K, where it is given from outside; then the budget does not count.
+        row_multiple: micro-batches will be filled up to a multiple of so many rows; the budget
+            holds for the filled ones, as long as that many of the longest fit.
 
     Raises:
         BudgetTooSmall: one example is longer than the budget.
@@ -138,6 +151,8 @@ def cut_step(
         if own[0] > budget:
             raise BudgetTooSmall(int(own[0]), budget)
         per_micro = np.maximum(budget // own, 1)
+        filled = per_micro // row_multiple * row_multiple
+        per_micro = np.where(filled > 0, filled, per_micro)
         fewest = -(-len(_chunks(per_micro)) // world_size)
         slots, bounds = _best_slots(own, per_micro, world_size, fewest, quadratic, overhead)
     else:
@@ -289,8 +304,9 @@ def measure(
     lengths: NDArray[np.int32],
     quadratic: float = 0.0,
     padded_lengths: NDArray[np.int32] | None = None,
+    row_multiple: int = 1,
 ) -> CutCost:
-    """Return what a cut costs; `lengths` and `quadratic` as in `cut_step`.
+    """Return what a cut costs; `lengths`, `quadratic` and `row_multiple` as in `cut_step`.
 
     `padded_lengths` are the lengths that were cut by, where they were rounded up.
     """
@@ -305,8 +321,9 @@ def measure(
     full = sizes > 0
     longest = np.zeros(len(flat), dtype=np.int64)
     longest[full] = np.maximum.reduceat(wide, starts[full])
-    padded = sizes * longest
-    costs = micro_batch_cost(sizes, longest, quadratic).reshape(cut.world_size, cut.slots).sum(1)
+    rows = -(-sizes // row_multiple) * row_multiple
+    padded = rows * longest
+    costs = micro_batch_cost(rows, longest, quadratic).reshape(cut.world_size, cut.slots).sum(1)
     return CutCost(
         real_tokens=int(own.sum()),
         padded_tokens=int(padded.sum()),

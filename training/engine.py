@@ -95,6 +95,10 @@ class Engine:
         """Return the module to evaluate with."""
         return self.module
 
+    def evaluation(self) -> contextlib.AbstractContextManager[Any]:
+        """Surround evaluation."""
+        return contextlib.nullcontext()
+
 
 def _rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
@@ -139,7 +143,8 @@ class DDPEngine(Engine):
             first = next(p for p in self.module.parameters() if p.requires_grad)
             first.register_post_accumulate_grad_hook(lambda _: self.communication.begin())
         self._autocast = AUTOCAST.get(precision)
-        if config.engine.compile == "graphs":
+        self._graphs = config.engine.compile == "graphs"
+        if self._graphs:
             # Else the first gradients would be the graphs' own memory, and overwritten.
             for parameter in self.module.parameters():
                 if parameter.requires_grad and parameter.grad is None:
@@ -174,6 +179,10 @@ class DDPEngine(Engine):
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=False)
         return norm.detach() if norm is not None else float("nan")
+
+    def evaluation(self) -> contextlib.AbstractContextManager[Any]:
+        # Graphs would keep a recording of every shape, and overwrite answers not yet fetched.
+        return torch.compiler.set_stance("force_eager") if self._graphs else super().evaluation()
 
     def eval_module(self) -> nn.Module:
         plain: Any = self.accelerator.unwrap_model(self.module, keep_fp32_wrapper=True)
@@ -395,10 +404,10 @@ def prepare_compute(
     if config.engine.compile != "none" and on_cpu and not (which("g++") or which("clang++")):
         raise UsageError("--compile on CPUs needs a C++ compiler on the nodes (g++ or clang++)")
     if config.engine.compile != "none":
-        import torch._dynamo  # takes a while
+        from torch import _dynamo  # takes a while
 
         # Modules compiled one by one reduce their gradients in time; torch would cut them up more.
-        torch._dynamo.config.optimize_ddp = False
+        _dynamo.config.optimize_ddp = False
     if config.engine.compile == "layers":
         compile_layers(model)
     elif config.engine.compile == "graphs":

@@ -34,15 +34,22 @@ def predict_split(
     budget: int,
     device: torch.device,
     autocast: contextlib.AbstractContextManager[Any] | None = None,
+    meets_in_forward: bool = False,
 ) -> NDArray[np.float32]:
     """Return the logits of every example of a split, [rows, outputs], on rank 0.
 
     Every rank makes the same number of forward passes, since under ZeRO 3 each one is a
     collective; a rank without examples left repeats one and throws the answer away. Other ranks
-    return an empty array. Where memory runs out on any rank, all begin anew with half the budget.
+    return an empty array. Where memory runs out on any rank, all begin anew with half the budget;
+    not where ranks meet in the forward pass (`meets_in_forward`), since the others wait there.
+
+    Raises:
+        OutOfMemory: memory ran out and no smaller budget can be tried.
     """
     while True:
         found = _forward(module, split, world, outputs, budget, device, autocast)
+        if found is None and meets_in_forward:
+            raise OutOfMemory(f"evaluation needs more memory: try --micro-tokens {budget // 4}")
         if not world.any(found is None):
             break
         longest = int(split.lengths.max())

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .batching import Cut, CutCost, cut_step, epoch_order, measure, step_ids
+from .batching import Cut, CutCost, cut_step, epoch_order, measure, round_up, step_ids
 from .tokens import TokenSplit, collate
 
 _AHEAD = 3
@@ -55,10 +55,7 @@ class Shapes:
 
     def lengths(self, lengths: np.ndarray) -> np.ndarray:
         """Return lengths rounded up."""
-        if self.tokens == 1:
-            return lengths
-        rounded = -(-lengths // self.tokens) * self.tokens
-        return np.minimum(rounded, self.longest or rounded.max()).astype(lengths.dtype)
+        return round_up(lengths, self.tokens, self.longest)
 
 
 @dataclass(frozen=True)
@@ -130,6 +127,11 @@ class Feed:
             assert isinstance(micro, MicroBatch)
             yield micro
 
+    @property
+    def longest(self) -> int:
+        """Padded length of the longest example: no budget may be smaller."""
+        return int(self._padded.max())
+
     def shortest(self) -> dict[str, torch.Tensor]:
         """Return the inputs of the shortest example alone."""
         batch = collate(self._train, np.array([self._train.lengths.argmin()]))
@@ -185,8 +187,11 @@ class Feed:
             budget,
             quadratic=settings.quadratic,
             overhead=settings.overhead,
+            row_multiple=settings.shapes.rows,
         )
-        cost = measure(cut, self._train.lengths, settings.quadratic, self._padded)
+        cost = measure(
+            cut, self._train.lengths, settings.quadratic, self._padded, settings.shapes.rows
+        )
         return StepPlan(step, budget, ids, cut, cost)
 
     def _micro_batch(self, own: np.ndarray, plan: StepPlan) -> MicroBatch:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from .batching import micro_overhead, steps_in_epoch, total_steps
+from .batching import BudgetTooSmall, micro_overhead, steps_in_epoch, total_steps
 from .config import RunConfig, UsageError
 from .distributed import Agreement, World
 from .engine import Engine
@@ -109,6 +109,7 @@ class Loop:
         self.regression = config.task.problem == "regression"
         self.budget = self._first_budget = int(config.batch.micro_tokens)
         self._proven = Proven()
+        self._fault = fault_step(config.train.fault) if config.train.fault else None
         self.meters = Meters(costs, engine.communication)
         self.progress = Progress(
             total=total_steps(
@@ -135,7 +136,7 @@ class Loop:
         self.feed.waited = self.meters.waited
         self._loss = torch.zeros((), dtype=torch.float32, device=engine.device)
         self._steps_since_log = 0
-        self._written = 0.0
+        self._written = self._looked = 0.0
         self._last: dict[str, Any] = {}
 
     def fit(self) -> Progress:
@@ -178,13 +179,19 @@ class Loop:
     def _step(self, lr: float) -> float | torch.Tensor:
         """Make one optimizer step, with smaller micro-batches where memory runs out."""
         while True:
-            plan = self.feed.next_step()
-            guard = MemoryGuard(self.world, active=not self._proven.holds(plan.cost))
+            try:
+                plan = self.feed.next_step()
+            except BudgetTooSmall as error:
+                raise UsageError(str(error)) from None
+            pretended = self._fault is not None and self._fault[0] == plan.step
+            unproven = not self._proven.holds(plan.cost)
+            guard = MemoryGuard(self.world, active=unproven or pretended)
             try:
                 loss = self._accumulate(plan, guard)
                 break
             except StepAbandoned:
-                self._halve_budget(plan)
+                pass  # until here the exception's frames keep the step's activations alive
+            self._halve_budget(plan)
         norm = self.engine.step(lr)
         self._proven.add(plan.cost)
         self._loss += loss
@@ -208,17 +215,21 @@ class Loop:
                 forward = guard.together if engine.meets_in_forward else guard.alone
                 meets = last or engine.meets_in_every_backward
                 backward = guard.together if meets else guard.alone
-                guard.alone(lambda last=last: self._pretend_fault(plan, last))
-                micro = next(micro_batches)
+                micro = guard.alone(lambda: next(micro_batches))
                 seed_micro_batch(self.config.train.seed, plan.step, world.rank, slot)
                 with engine.micro_step(last):
+                    if engine.meets_in_forward:
+                        guard.alone(lambda last=last: self._pretend_fault(plan, last))
                     loss = forward(lambda micro=micro: self._loss_of(micro, plan))
+                    if not engine.meets_in_forward:
+                        guard.alone(lambda last=last: self._pretend_fault(plan, last))
                     backward(lambda loss=loss, last=last: self._backward(loss, last))
                 if loss is not None:
                     total += loss.detach()
         return total
 
-    def _loss_of(self, micro: MicroBatch, plan: StepPlan) -> torch.Tensor:
+    def _loss_of(self, micro: MicroBatch | None, plan: StepPlan) -> torch.Tensor:
+        assert micro is not None, "a rank without a micro-batch does not get here"
         logits = self.engine.forward(micro.inputs)[: micro.rows]
         loss = summed_loss(logits, micro.labels, self.regression)
         return loss * (micro.weight / plan.cut.examples)
@@ -230,17 +241,16 @@ class Loop:
 
     def _pretend_fault(self, plan: StepPlan, last: bool) -> None:
         """Run out of memory where `train.fault` says so: on the last rank, late in a step."""
-        wanted = self.config.train.fault
-        if wanted is None or self.world.rank != self.world.size - 1 or not last:
+        if self._fault is None or self.world.rank != self.world.size - 1 or not last:
             return
-        step, below = fault_step(wanted)
+        step, below = self._fault
         if plan.step == step and plan.budget >= (below or self._first_budget):
             raise torch.OutOfMemoryError(f"pretended at step {step} (train.fault)")
 
     def _halve_budget(self, plan: StepPlan) -> None:
         """Begin the step of a plan anew with half the budget."""
         self.engine.discard(self.feed.shortest())
-        longest = int(self.train.lengths.max())
+        longest = self.feed.longest
         if plan.budget <= longest:
             raise UsageError(
                 f"out of memory with one example of {longest} tokens a micro-batch: use a smaller "
@@ -291,7 +301,8 @@ class Loop:
         with self.meters.apart("evaluation"):
             for place, name in enumerate(task.validation_splits):
                 split = self.data.splits[name]
-                outputs = self.predict(self.engine.eval_module(), split)
+                with self.engine.evaluation():
+                    outputs = self.predict(self.engine.eval_module(), split)
                 if self.world.is_main:
                     assert split.labels is not None
                     scores = compute_metrics(task, outputs, np.asarray(split.labels))
@@ -324,12 +335,14 @@ class Loop:
             budget=max(2 * self.budget, int(split.lengths.max())),
             device=self.engine.device,
             autocast=autocast or self.engine.accumulation(),
+            meets_in_forward=self.engine.meets_in_forward and module is self.engine.module,
         )
 
     def _asked_to_stop(self) -> bool:
         """Return whether a person asked this run to stop (rank 0 looks every two seconds)."""
-        if not self.world.is_main or time.monotonic() - self._written < PROGRESS_SECONDS:
+        if not self.world.is_main or time.monotonic() - self._looked < PROGRESS_SECONDS:
             return False
+        self._looked = time.monotonic()
         return bool((read_json(self.run.request) or {}).get("stop"))
 
     def _write_progress(self, phase: str, force: bool = False) -> None:

@@ -13,7 +13,13 @@ from .distributed import World
 
 T = TypeVar("T")
 
-_CPU_ALLOCATOR = ("can't allocate memory", "not enough memory")
+_WORDS = (
+    "can't allocate memory",
+    "not enough memory",
+    "cuda error: out of memory",
+    "cublas_status_alloc_failed",
+)
+"""What allocators say that do not raise `torch.OutOfMemoryError`."""
 
 
 class OutOfMemory(RuntimeError):
@@ -29,7 +35,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in text for words in _CPU_ALLOCATOR)
+    return isinstance(error, RuntimeError) and any(words in text for words in _WORDS)
 
 
 @dataclass

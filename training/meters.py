@@ -75,10 +75,11 @@ class Meters:
     @contextmanager
     def apart(self, name: str) -> Iterator[None]:
         """Time something that is not training: `evaluation` or `checkpoint`."""
-        self._tick(wait=True)
+        self.finish()
         yield
         _wait()
         now = time.perf_counter()
+        self._communication.take()  # collectives of evaluating and saving
         setattr(self._apart, name, getattr(self._apart, name) + now - self._since)
         self._since = now
 

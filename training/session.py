@@ -96,6 +96,7 @@ def _train(
     dtype = AUTOCAST.get(config.engine.precision, torch.float32)
     world.barrier()
     peak = float(world.sum(np.array([probe_peak(engine.device, dtype)]))[0])
+    passes = 1 / 3 if config.model.freeze_encoder else 1.0
     mirror: Mirror = open_mirror(run, config) if world.is_main else NoMirror()
     log = RunLog(run, attempt, mirror) if world.is_main else None
     loop = Loop(
@@ -108,8 +109,9 @@ def _train(
         log,
         costs=Costs(
             quadratic=quadratic_cost(hf_config),
-            flops_per_token=model_flops_per_token(hf_config),
-            attention_flops=attention_flops(hf_config, 1.0),
+            # A frozen encoder runs forward only: a third of the operations.
+            flops_per_token=model_flops_per_token(hf_config) * passes,
+            attention_flops=attention_flops(hf_config, 1.0) * passes,
             peak=peak,
         ),
         stop_raised=stop_raised,

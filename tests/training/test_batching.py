@@ -10,6 +10,7 @@ from training.batching import (
     cut_step,
     epoch_order,
     measure,
+    round_up,
     step_ids,
     steps_in_epoch,
     summarise,
@@ -83,6 +84,25 @@ def test_budget_below_the_longest_example_is_named():
 def test_more_ranks_than_examples_leaves_empty_slots():
     cut = cut_step(np.arange(3), np.array([5, 6, 7], dtype=np.int32), 8, 64)
     assert measure(cut, np.array([5, 6, 7], dtype=np.int32)).empty == 5
+
+
+@given(**SHAPES, multiple=st.integers(1, 8))
+@settings(max_examples=60, deadline=None)
+def test_filled_up_micro_batches_keep_the_budget_where_they_can(
+    lengths, world_size, global_batch, budget, seed, multiple
+):
+    sizes = np.array(lengths, dtype=np.int32)
+    ids = epoch_order(len(sizes), seed, 0)[:global_batch]
+    cut = cut_step(ids, sizes, world_size, budget, row_multiple=multiple)
+    cost = measure(cut, sizes, row_multiple=multiple)
+    assert cost.most_tokens <= max(budget, multiple * int(sizes[ids].max()))
+    assert cost.real_tokens == sizes[ids].sum() and cost.padded_tokens >= cost.real_tokens
+
+
+def test_lengths_are_rounded_up_but_not_beyond_the_positions():
+    lengths = np.array([1, 16, 17, 50], dtype=np.int32)
+    assert round_up(lengths, 16, 60).tolist() == [16, 16, 32, 60]
+    assert round_up(lengths, 1).tolist() == [1, 16, 17, 50]
 
 
 def test_no_examples_at_all():

@@ -57,7 +57,8 @@ def test_it_ends_as_a_run_with_the_smaller_budget(start, engine):
 def test_in_the_middle_of_a_run_the_step_is_made_again(start):
     options = ("--procs-per-node", "2", "--global-batch", "64", "--set", "model.dropout=0")
     plain, _ = start("plain", *options, "--micro-tokens", "512")
-    faulty, done = start("faulty", *options, "--micro-tokens", "512", "--set", "train.fault=oom@0")
+    # One micro-batch a step, and the second step: DDP's forward pass meets there once.
+    faulty, done = start("faulty", *options, "--micro-tokens", "4096", "--set", "train.fault=oom@1")
     assert done.returncode == 0, done.stderr
     assert losses(faulty) == pytest.approx(losses(plain), rel=1e-5)
 

@@ -29,6 +29,8 @@ def test_what_is_out_of_memory():
         torch.empty(1 << 60, dtype=torch.uint8)
     assert is_out_of_memory(real.value)
     assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(RuntimeError("CUDA error: out of memory"))
+    assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling …"))
     assert not is_out_of_memory(RuntimeError("shape mismatch"))
 
 
