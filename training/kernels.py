@@ -47,12 +47,13 @@ def seed_masks(entropy: list[int]) -> None:
 def keep_mask(shape: torch.Size, p: float, dtype: torch.dtype) -> torch.Tensor:
     """Return a CPU mask of zeros (with probability p) and 1 / (1 - p), of a shape and dtype.
 
-    The probability is rounded to a multiple of 2^-16, and the kept value is that of the rounded
-    one, so the mean stays 1.
+    The kept value is rounded to the dtype, and the probability to the multiple of 2^-16 that makes
+    the mean 1 with it: in bf16 a p of 0.1 becomes 0.0986.
     """
-    kept = min(max(round((1.0 - p) * _LEVELS), 1), _LEVELS - 1)
+    scale = torch.tensor(1.0 / (1.0 - p), dtype=dtype)
+    # The share follows the value as the dtype rounds it: the other way round the mean would be off.
+    kept = min(max(round(_LEVELS / float(scale)), 1), _LEVELS - 1)
     mask = _STREAM.words(shape.numel()).lt_(kept - _LEVELS // 2).view(shape)
-    scale = torch.tensor(_LEVELS / kept, dtype=dtype)
     if dtype.itemsize == 2:
         # 0 or 1, times the bits of the kept value, is the value: no conversion of a whole array.
         return mask.mul_(int(scale.view(torch.int16))).view(dtype)
