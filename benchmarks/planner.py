@@ -19,7 +19,16 @@ from pathlib import Path
 import click
 import numpy as np
 
-from training.batching import cut_step, epoch_order, measure, micro_overhead, steps_in_epoch
+from training.batching import (
+    Cut,
+    cut_step,
+    epoch_order,
+    measure,
+    micro_overhead,
+    step_ids,
+    steps_in_epoch,
+)
+from training.config.run import slug
 from training.tokens import open_tokens
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,9 +58,14 @@ def lengths_of(task: str, data: Path, cache: Path) -> np.ndarray:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise click.ClickException(done.stderr.strip())
-    name = task.replace("_", "-")
-    folder = next((cache / ".cache" / "tokens").glob(f"{name}-*"))
+    folder = next((cache / ".cache" / "tokens").glob(f"{slug(task)}-*"))
     return np.asarray(open_tokens(folder).splits["train"].lengths)
+
+
+def cut(ids: np.ndarray, lengths: np.ndarray, ranks: int) -> Cut:
+    """Return a step's cut as a run of MiniLM on CPUs makes it."""
+    overhead = micro_overhead("cpu")
+    return cut_step(ids, lengths, ranks, BUDGET, quadratic=QUADRATIC, overhead=overhead)
 
 
 def random_efficiency(lengths: np.ndarray, order: np.ndarray, size: int = 32) -> float:
@@ -65,17 +79,10 @@ def padding(lengths: np.ndarray, global_batch: int, ranks: int) -> Padding:
     order = epoch_order(len(lengths), 0, 0)
     found, slots = [], []
     for step in range(min(STEPS, len(lengths) // global_batch)):
-        ids = order[step * global_batch : (step + 1) * global_batch]
-        cut = cut_step(
-            ids,
-            lengths,
-            ranks,
-            BUDGET,
-            quadratic=QUADRATIC,
-            overhead=micro_overhead("cpu"),
-        )
-        found.append(measure(cut, lengths, QUADRATIC))
-        slots.append(cut.slots)
+        ids = step_ids(order, step, global_batch)
+        made = cut(ids, lengths, ranks)
+        found.append(measure(made, lengths, QUADRATIC))
+        slots.append(made.slots)
     return Padding(
         micro_batches=float(np.mean(slots)),
         random_efficiency=random_efficiency(lengths, order),
@@ -102,26 +109,12 @@ def speeds() -> list[tuple[str, float, float]]:
     order = epoch_order(rows, 0, 0)
 
     def step(size: int, ranks: int) -> Callable[[], object]:
-        return lambda: cut_step(
-            order[:size],
-            lengths,
-            ranks,
-            BUDGET,
-            quadratic=QUADRATIC,
-            overhead=micro_overhead("cpu"),
-        )
+        return lambda: cut(order[:size], lengths, ranks)
 
     def epoch() -> None:
         again = epoch_order(rows, 0, 1)
         for place in range(steps_in_epoch(rows, 1024)):
-            cut_step(
-                again[place * 1024 : (place + 1) * 1024],
-                lengths,
-                4,
-                BUDGET,
-                quadratic=QUADRATIC,
-                overhead=micro_overhead("cpu"),
-            )
+            cut(step_ids(again, place, 1024), lengths, 4)
 
     return [
         ("a step of 1,024 over 4 ranks", fastest(step(1024, 4)), 0.001),

@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.batching import BudgetTooSmall, micro_overhead, round_up, summarise, total_steps
+from training.batching import (
+    BudgetTooSmall,
+    micro_overhead,
+    round_up,
+    steps_in_epoch,
+    summarise,
+    total_steps,
+)
 from training.config import RunConfig, UsageError
 from training.schedule import warmup_steps
 
@@ -158,7 +165,7 @@ def make_plan(
         rank_imbalance=cut.rank_imbalance if cut else None,
         empty_share=cut.empty_share if cut else None,
         rows=dict(rows) if rows is not None else None,
-        steps_per_epoch=-(-train_rows // batch.global_batch) if train_rows else None,
+        steps_per_epoch=steps_in_epoch(train_rows, batch.global_batch) if train_rows else None,
         steps=total,
         warmup_steps=warmup,
         longest=longest,

@@ -174,7 +174,7 @@ def _best_slots(
     best = (np.inf, fewest, [])
     for slots in dict.fromkeys(int(np.ceil(fewest * factor)) for factor in _FACTORS):
         # Without any padding this many micro-batches would still cost so much.
-        if floor + slots * overhead >= best[0] or (slots - 1) * world_size >= len(own) > fewest:
+        if floor + slots * overhead >= best[0] or (slots - 1) * world_size >= len(own):
             break
         bounds = _equal_cost(own, per_micro, slots * world_size, quadratic)
         edges = np.array([*bounds, len(own)])

@@ -47,10 +47,17 @@ class Engine:
     """Whether ranks meet in every backward pass, or only in a step's last one."""
     embeddings: list[DeferredEmbedding]
     """Embeddings that build their gradient at a step's last micro-batch."""
+    casts_once = True
+    """Whether a step's micro-batches share one copy of the weights in the lower precision."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._precision = config.engine.precision
 
     def accumulation(self) -> contextlib.AbstractContextManager[Any]:
         """Surround all micro-batches of a step: weights are cast once, not once a micro-batch."""
-        return contextlib.nullcontext()
+        if not self.casts_once:
+            return contextlib.nullcontext()
+        return autocast(self._precision, self.device)
 
     def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the logits of a micro-batch in fp32, shape [b, outputs]."""
@@ -116,8 +123,8 @@ class DDPEngine(Engine):
         from accelerate import Accelerator
         from accelerate.utils import DistributedDataParallelKwargs
 
+        super().__init__(config)
         self.embeddings = prepare_compute(config, model)
-
         precision = config.engine.precision
         self.accelerator = Accelerator(
             cpu=config.engine.device == "cpu",
@@ -142,16 +149,12 @@ class DDPEngine(Engine):
             # from there on is waiting for other ranks.
             first = next(p for p in self.module.parameters() if p.requires_grad)
             first.register_post_accumulate_grad_hook(lambda _: self.communication.begin())
-        self._autocast = AUTOCAST.get(precision)
         self._graphs = config.engine.compile == "graphs"
         if self._graphs:
             # Else the first gradients would be the graphs' own memory, and overwritten.
             for parameter in self.module.parameters():
                 if parameter.requires_grad and parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
-
-    def accumulation(self) -> contextlib.AbstractContextManager[Any]:
-        return _casting(self.device, self._autocast)
 
     @contextlib.contextmanager
     def micro_step(self, last: bool) -> Iterator[None]:
@@ -240,6 +243,7 @@ class DeepSpeedEngineAdapter(Engine):
         optimizer: torch.optim.Optimizer,
         extra: dict[str, Any] | None = None,
     ) -> None:
+        super().__init__(config)
         os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
         if config.engine.device == "cpu":
             os.environ["DS_ACCELERATOR"] = "cpu"
@@ -282,18 +286,15 @@ class DeepSpeedEngineAdapter(Engine):
         self.meets_in_every_backward = self.stage in (1, 2, 3)
         self.communication = Stopwatch(self.device)
         _time_collectives(self.communication)
-        self._unskipped = 0
-        if config.engine.precision == "fp16" and self.stage:
+        self._scales = config.engine.precision == "fp16" and self.stage != 0
+        self._good_steps = 0
+        if self._scales:
             # With the scaler of its torch_autocast mode DeepSpeed 0.19 clips scaled gradients,
             # and never lowers the scale after an overflow: its own loss scale is set instead.
             self.engine.optimizer.torch_autocast_gradscaler = None
             self.engine.optimizer.override_loss_scale(FIRST_SCALE)
-            self._unskipped = 1
         # Whole weights in a second precision, kept for a step, are what ZeRO 3 is there to avoid.
-        self._autocast = AUTOCAST.get(config.engine.precision) if self.stage != 3 else None
-
-    def accumulation(self) -> contextlib.AbstractContextManager[Any]:
-        return _casting(self.device, self._autocast)
+        self.casts_once = self.stage != 3
 
     @contextlib.contextmanager
     def micro_step(self, last: bool) -> Iterator[None]:
@@ -328,7 +329,7 @@ class DeepSpeedEngineAdapter(Engine):
         # Stage 0 in fp32 reports no norm: its gradients are whole on every rank, so take it here.
         whole = self._whole_norm() if self.stage == 0 else None
         self.engine.step()
-        if self._unskipped:
+        if self._scales:
             self._adapt_scale()
         if whole is not None:
             return whole
@@ -340,12 +341,12 @@ class DeepSpeedEngineAdapter(Engine):
         optimizer = self.engine.optimizer
         if optimizer.overflow:
             optimizer.override_loss_scale(max(optimizer.loss_scale / 2, 1.0))
-            self._unskipped = 1
+            self._good_steps = 0
             return
-        self._unskipped += 1
-        if self._unskipped > GROWTH_STEPS:
+        self._good_steps += 1
+        if self._good_steps == GROWTH_STEPS:
             optimizer.override_loss_scale(optimizer.loss_scale * 2)
-            self._unskipped = 1
+            self._good_steps = 0
 
     def _whole_norm(self) -> float:
         grads = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
@@ -438,13 +439,6 @@ def compile_layers(model: nn.Module) -> None:
         layer.compile(dynamic=True)
 
 
-def _casting(
-    device: torch.device, dtype: torch.dtype | None
-) -> contextlib.AbstractContextManager[Any]:
-    """Return an autocast that surrounds those of the micro-batches and keeps what they cast."""
-    return torch.autocast(device.type, dtype=dtype) if dtype else contextlib.nullcontext()
-
-
 _COLLECTIVES = (
     "all_reduce",
     "reduce",
@@ -463,7 +457,7 @@ def _time_collectives(stopwatch: Stopwatch) -> None:
     backend: Any = comm.cdb
     for name in _COLLECTIVES:
         original = getattr(backend, name, None)
-        if original is None or hasattr(original, "timed"):
+        if original is None:
             continue
 
         def timed(*args: Any, _original: Any = original, **kwargs: Any) -> Any:
@@ -473,7 +467,6 @@ def _time_collectives(stopwatch: Stopwatch) -> None:
             finally:
                 stopwatch.end()
 
-        timed.timed = True  # type: ignore[attr-defined]
         setattr(backend, name, timed)
 
 
@@ -515,9 +508,7 @@ def check_device(config: RunConfig) -> None:
         raise UsageError("this CPU has no bf16 (AVX-512 or AMX): use --precision fp32")
 
 
-def autocast(config: RunConfig, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Return the autocast of the configuration, for a model outside an engine."""
-    dtype = AUTOCAST.get(config.engine.precision)
-    if dtype is None:
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=dtype)
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Return the autocast of a precision: none for fp32."""
+    dtype = AUTOCAST.get(precision)
+    return torch.autocast(device.type, dtype=dtype) if dtype else contextlib.nullcontext()

@@ -11,7 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .batching import Cut, CutCost, cut_step, epoch_order, measure, round_up, step_ids
+from .batching import (
+    Cut,
+    CutCost,
+    cut_step,
+    epoch_order,
+    measure,
+    round_up,
+    step_ids,
+    steps_in_epoch,
+)
 from .tokens import TokenSplit, collate
 
 _AHEAD = 3
@@ -167,7 +176,7 @@ class Feed:
 
     def _items(self, step: int, budget: int) -> Iterator[StepPlan | MicroBatch]:
         settings, rows = self._settings, len(self._train)
-        per_epoch = -(-rows // settings.global_batch)
+        per_epoch = steps_in_epoch(rows, settings.global_batch)
         order, order_epoch = np.empty(0, dtype=np.int64), -1
         for at in range(step, self._total):
             epoch, place = divmod(at, per_epoch)

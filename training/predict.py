@@ -74,6 +74,7 @@ class Predictor:
         result = np.empty((len(ids), len(self.names)), dtype=np.float32)
         # The precision of training counts only where it was made: bf16 of another device differs.
         same = self.device.type == self.config.engine.device
+        precision = self.config.engine.precision if same else "fp32"
         for own in cut.micro[0]:
             if not len(own):
                 continue
@@ -81,8 +82,7 @@ class Predictor:
                 {name: [values[i] for i in own] for name, values in encoded.items()},
                 return_tensors="pt",
             ).to(self.device)
-            context = autocast(self.config, self.device) if same else torch.inference_mode()
-            with torch.inference_mode(), context:
+            with torch.inference_mode(), autocast(precision, self.device):
                 result[own] = self.model(**batch).logits.float().cpu().numpy()
         return result
 

@@ -221,7 +221,7 @@ def _finish(
     metrics: dict[str, dict[str, float | None]] = {}
     for name in (*task.validation_splits, *task.test):
         split = data.splits[name]
-        outputs = loop.predict(module, split, autocast(config, engine.device))
+        outputs = loop.predict(module, split, autocast(config.engine.precision, engine.device))
         if not world.is_main:
             continue
         labels = None if split.labels is None else np.asarray(split.labels)

@@ -90,9 +90,7 @@ def main(argv: list[str] | None = None) -> int:
                 "secondary": is_secondary(error),
             },
         )
-        sys.stderr.flush()
-        # Threads of a dead collective would keep the interpreter from ending.
-        os._exit(1)
+        return 1
     # The interpreter takes its handlers away while it ends; a signal that is repeated then would
     # kill a rank that has done its work. What is ignored stays ignored.
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
@@ -105,5 +103,6 @@ if __name__ == "__main__":
     sys.stdout.flush()
     sys.stderr.flush()
     # Engines keep process groups alive, and a thread of theirs that lets go of a tensor while the
-    # interpreter ends aborts it: a run that has finished would count as failed.
+    # interpreter ends aborts it: a run that has finished would count as failed. Threads of a dead
+    # collective would keep it from ending at all.
     os._exit(code)

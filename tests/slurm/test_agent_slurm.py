@@ -126,6 +126,10 @@ def output(run):
     return "".join(p.read_text() for p in run.submitit.glob("*.out"))
 
 
+def ends(run, attempt=0, nodes=2):
+    return [(read_json(run.node(attempt, k)) or {}).get("end") for k in range(nodes)]
+
+
 def assert_no_ranks(run, attempt=0):
     """All hosts of the virtual cluster share one process table."""
     pids = [(read_json(p) or {})["pid"] for p in run.logs(attempt).glob("seen-*.json")]
@@ -186,13 +190,13 @@ def test_the_time_limit_signal_stops_and_requeues(submit):
     subprocess.run(["scancel", "--signal=USR2", job], check=True)
     wait_for("not interrupted", lambda: (read_json(run.node(0, 0)) or {}).get("ended"))
     wait_for("not queued again", lambda: job_states([job])[job].state == "queued")
-    assert [(read_json(run.node(0, k)) or {})["end"] for k in (0, 1)] == ["interrupted"] * 2
+    assert ends(run, 0) == ["interrupted"] * 2, output(run)
     assert (read_json(run.progress) or {})["interrupted"] is True
     assert_no_ranks(run)
     # Slurm holds a job that is queued again for two minutes.
     subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
-    gone(job)
-    assert [(read_json(run.node(1, k)) or {})["end"] for k in (0, 1)] == ["finished"] * 2
+    info = gone(job)
+    assert ends(run, 1) == ["finished"] * 2, (info, output(run))
     assert run.results.exists()
 
 
@@ -210,7 +214,7 @@ def test_preemption_stops_and_requeues(submit):
     started(run)
     _, urgent = submit("ok", partition="urgent", cpus_per_node=2)
     wait_for("not queued again", lambda: job_states([job])[job].state == "queued")
-    assert [(read_json(run.node(0, k)) or {})["end"] for k in (0, 1)] == ["interrupted"] * 2
+    assert ends(run, 0) == ["interrupted"] * 2, output(run)
     assert gone(urgent).slurm == "COMPLETED"
     subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
     gone(job)
@@ -226,7 +230,7 @@ def test_preemption_with_time_to_go(submit):
         _, urgent = submit("ok", partition="urgent", cpus_per_node=2)
         wait_for("not interrupted", lambda: (read_json(run.node(0, 0)) or {}).get("ended"))
         wait_for("not queued again", lambda: job_states([job])[job].state == "queued")
-        assert [(read_json(run.node(0, k)) or {})["end"] for k in (0, 1)] == ["interrupted"] * 2
+        assert ends(run, 0) == ["interrupted"] * 2, output(run)
         gone(urgent)
         subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
         gone(job)

@@ -22,6 +22,8 @@ from training.loop import summed_loss
 from training.optim import build_optimizer
 from training.schedule import learning_rate
 
+LABELS = 3
+
 
 def make_model(labels: int):
     """Return a small BERT without dropout, the same on every rank."""
@@ -53,14 +55,49 @@ def micro_batch(ids, lengths, target, own):
     return inputs, torch.from_numpy(target[own])
 
 
+def accumulate(engine, cut, wanted, data, regression: bool) -> torch.Tensor:
+    """Add up the gradients of a step as the training loop does; return the loss of all ranks.
+
+    Args:
+        engine: of this rank.
+        cut: the step's micro-batches.
+        wanted: ids of the whole step; an empty micro-batch runs the shortest with weight zero.
+        data: what `rows` returns.
+        regression: squared error instead of cross entropy.
+    """
+    ids, lengths, target = data
+    shortest = wanted[np.argmin(lengths[wanted])][None]
+    total = torch.zeros((), dtype=torch.float64)
+    with engine.accumulation():
+        for slot, own in enumerate(cut.micro[dist.get_rank()]):
+            inputs, answers = micro_batch(ids, lengths, target, own if len(own) else shortest)
+            last = slot == cut.slots - 1
+            with engine.micro_step(last):
+                loss = summed_loss(engine.forward(inputs), answers, regression)
+                loss = loss * (float(len(own) > 0) / cut.examples)
+                engine.backward(loss * dist.get_world_size(), last)
+            total += loss.detach()
+    dist.all_reduce(total)
+    return total
+
+
+def mean_loss(model, data, wanted, regression: bool) -> torch.Tensor:
+    """Return the mean loss of a step in one batch."""
+    ids, lengths, target = data
+    inputs, answers = micro_batch(ids, lengths, target, wanted)
+    logits = model(**inputs).logits
+    if regression:
+        return functional.mse_loss(logits.squeeze(-1), answers.double())
+    return functional.cross_entropy(logits, answers)
+
+
 def main() -> None:
     """Train and write OUT_DIR/rank-R.json, and the weights on rank 0."""
     out, name = Path(sys.argv[1]), sys.argv[2]
     precision: Any = sys.argv[3]
     options: dict[str, Any] = dict(pair.split("=") for pair in sys.argv[4:])
     steps, batch = int(options.get("steps", 10)), int(options.get("batch", 16))
-    labels, budget = int(options.get("labels", 3)), int(options.get("budget", 64))
-    count = int(options.get("rows", 150))
+    budget, count = int(options.get("budget", 64)), int(options.get("rows", 150))
     dist.init_process_group("gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
     zero: Any = None if name == "ddp" else int(name)
@@ -73,29 +110,18 @@ def main() -> None:
             offload=options.get("offload", "none"),
         ),
     )
-    model = make_model(labels)
+    model = make_model(LABELS)
     whole = sum(p.numel() for p in model.parameters())
     engine = build_engine(config, model, build_optimizer(model, config.optim))
-    ids, lengths, target = rows(count, labels)
+    data = rows(count, LABELS)
     losses, norms, slots = [], [], []
     engine.module.train()
     for step in range(steps):
         epoch, place = divmod(step, -(-count // batch))
         wanted = step_ids(epoch_order(count, 1, epoch), place, batch)
-        cut = cut_step(wanted, lengths, world, budget)
+        cut = cut_step(wanted, data[1], world, budget)
         slots.append(cut.slots)
-        total = 0.0
-        with engine.accumulation():
-            for slot, own in enumerate(cut.micro[rank]):
-                inputs, answers = micro_batch(ids, lengths, target, own if len(own) else wanted[:1])
-                with engine.micro_step(slot == cut.slots - 1):
-                    loss = summed_loss(engine.forward(inputs), answers, labels == 1)
-                    loss = loss * (float(len(own) > 0) / cut.examples)
-                    engine.backward(loss * world, slot == cut.slots - 1)
-                total += float(loss.detach())
-        both = torch.tensor(total, dtype=torch.float64)
-        dist.all_reduce(both)
-        losses.append(float(both))
+        losses.append(float(accumulate(engine, cut, wanted, data, regression=False)))
         norms.append(float(engine.step(learning_rate(config.optim, step, steps))))
     weights = engine.state_dict()
     report = {
@@ -116,22 +142,17 @@ def main() -> None:
     dist.destroy_process_group()
 
 
-def reference(steps: int, batch: int, labels: int, count: int):
+def reference(steps: int, batch: int, count: int):
     """Return losses and weights of the same run in float64 on one process, one batch a step."""
-    model = make_model(labels).double()
+    model = make_model(LABELS).double()
     config = OptimConfig(lr=1e-3, clip=1.0, schedule="linear", warmup_ratio=0.2)
     optimizer = build_optimizer(model, config)
-    ids, lengths, target = rows(count, labels)
+    data = rows(count, LABELS)
     losses = []
     for step in range(steps):
         epoch, place = divmod(step, -(-count // batch))
         wanted = step_ids(epoch_order(count, 1, epoch), place, batch)
-        inputs, answers = micro_batch(ids, lengths, target, wanted)
-        logits = model(**inputs).logits
-        if labels == 1:
-            loss = functional.mse_loss(logits.squeeze(-1), answers.double())
-        else:
-            loss = functional.cross_entropy(logits, answers)
+        loss = mean_loss(model, data, wanted, regression=False)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

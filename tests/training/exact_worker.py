@@ -21,10 +21,9 @@ import torch.distributed as dist
 from training.batching import Cut, cut_step, epoch_order, step_ids
 from training.config import EngineConfig, OptimConfig, RunConfig
 from training.engine import build_engine
-from training.loop import summed_loss
 from training.optim import build_optimizer
 
-from .engine_worker import make_model, micro_batch, rows
+from .engine_worker import accumulate, make_model, rows
 
 KINDS = ("full", "ragged")
 BATCH = 48
@@ -60,28 +59,15 @@ def main() -> None:
     )
     model = make_model(labels)
     engine = build_engine(config, model, build_optimizer(model, config.optim))
-    ids, lengths, target = rows(ROWS, labels)
+    data = rows(ROWS, labels)
     weights, losses, norms = [engine.state_dict()], [], []
     engine.module.train()
     for epoch, slots in enumerate(depths):
         for kind in KINDS:
             wanted = chosen(epoch, kind)
-            shortest = wanted[np.argmin(lengths[wanted])][None]
             cut = cut_case(epoch, kind, world, slots)
-            total = torch.zeros((), dtype=torch.float64)
-            with engine.accumulation():
-                for slot, own in enumerate(cut.micro[rank]):
-                    used = own if len(own) else shortest
-                    inputs, answers = micro_batch(ids, lengths, target, used)
-                    last = slot == cut.slots - 1
-                    with engine.micro_step(last):
-                        loss = summed_loss(engine.forward(inputs), answers, labels == 1)
-                        loss = loss * (float(len(own) > 0) / cut.examples)
-                        engine.backward(loss * world, last)
-                    total += loss.detach()
+            losses.append(float(accumulate(engine, cut, wanted, data, labels == 1)))
             norms.append(float(engine.step(LR[kind])))
-            dist.all_reduce(total)
-            losses.append(float(total))
             weights.append(engine.state_dict())
     if rank == 0:
         report = {"engine": engine.name, "stage": engine.stage, "world": world}

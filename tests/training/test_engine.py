@@ -52,7 +52,7 @@ def train(tmp_path_factory):
 @pytest.fixture(scope="session")
 def exact():
     """Return float64 losses and weights of ten steps."""
-    return reference(10, 16, 3, 150)
+    return reference(10, 16, 150)
 
 
 def distance(weights, expected) -> float:

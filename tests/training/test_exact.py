@@ -14,9 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.nn import functional
 
-from .engine_worker import make_model, micro_batch, rows
+from .engine_worker import make_model, mean_loss, rows
 from .exact_worker import KINDS, LAST, LR, ROWS, chosen, cut_case
 from .test_engine import ENGINES, ROOT, free_port
 
@@ -74,13 +73,7 @@ def reference(weights: Tensors, epoch: int, kind: str, labels: int) -> tuple[flo
     model = make_model(labels).double()
     # Strict: a weight that the engine does not return is an error.
     model.load_state_dict(weights)
-    ids, lengths, target = rows(ROWS, labels)
-    inputs, answers = micro_batch(ids, lengths, target, chosen(epoch, kind))
-    logits = model(**inputs).logits
-    if labels == 1:
-        loss = functional.mse_loss(logits.squeeze(-1), answers.double())
-    else:
-        loss = functional.cross_entropy(logits, answers)
+    loss = mean_loss(model, rows(ROWS, labels), chosen(epoch, kind), labels == 1)
     loss.backward()
     found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     assert len(found) == len(list(model.parameters()))

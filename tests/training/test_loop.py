@@ -1,15 +1,13 @@
 """Whole runs: out of memory they end as runs that began with the smaller budget; meters; memory."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
+from tests.launch.commandline import glueline
 from training.rundir import RunDir, read_json, read_metrics
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -18,12 +16,15 @@ def start(tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
 
     def train(name: str, *options: str) -> tuple[RunDir, subprocess.CompletedProcess[str]]:
-        command = [sys.executable, str(ROOT / "launch" / "submit.py"), "--executor", "local"]
-        command += ["--task", "demo", "--model", "tiny", "--runs", str(runs), "--name", name]
-        command += ["--max-steps", "4", "--log-every", "1", "--tracker", "none", "--wait"]
-        command += ["--eval-every", "100", "--set", "train.select=last", *options]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-        return RunDir(runs / name), done
+        done = glueline(
+            "submit",
+            *("--executor", "local", "--task", "demo", "--model", "tiny", "--name", name),
+            *("--max-steps", "4", "--log-every", "1", "--tracker", "none", "--wait"),
+            *("--eval-every", "100", "--set", "train.select=last", *options),
+            cwd=runs,
+            timeout=240,
+        )
+        return RunDir(runs / "runs" / name), done
 
     return train
 
