@@ -133,6 +133,14 @@ class RunDir:
         """Written by that node's agent: host, start, how it ended, first cause of failure."""
         return self.attempt(attempt) / f"node-{node}.json"
 
+    def verdict(self, attempt: int) -> Path:
+        """Written by who decides what follows a failed attempt: action, why, what to change."""
+        return self.attempt(attempt) / "verdict.json"
+
+    def fault(self, attempt: int) -> Path:
+        """Written by the rank that rehearses the fault of `train.fault`, before it does."""
+        return self.attempt(attempt) / "fault.json"
+
     def logs(self, attempt: int) -> Path:
         """Folder of an attempt's logs."""
         return self.attempt(attempt) / "logs"

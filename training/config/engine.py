@@ -28,6 +28,8 @@ class EngineConfig:
     """Gradients that DDP reduces at a time; 8 to 200 made no difference with MiniLM over gloo."""
     timeout: int = 1800
     """Seconds that a collective may take before the job is failed."""
+    hang_timeout: int = 600
+    """Seconds without progress of a rank after which the run is ended and the rank named."""
 
     def check(self) -> None:
         """Raise `UsageError` for values that contradict each other."""
@@ -47,3 +49,7 @@ class EngineConfig:
             )
         if self.timeout < 10:
             raise UsageError(f"engine.timeout must be at least 10 seconds, got {self.timeout}")
+        if self.hang_timeout < 5:
+            raise UsageError(
+                f"engine.hang_timeout must be at least 5 seconds, got {self.hang_timeout}"
+            )

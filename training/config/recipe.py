@@ -8,6 +8,9 @@ from typing import Literal
 
 from .schema import UsageError, option
 
+FAULT = re.compile(r"(raise|kill|hang|nan|stop|oom)@\d+(:\d+)?")
+"""What `train.fault` may be."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BatchConfig:
@@ -95,9 +98,12 @@ class TrainConfig:
     """Stop after N evaluations without a better primary metric; 0 never stops early."""
     log_every: int = option(10, "--log-every", "N")
     """Optimizer steps between two lines of metrics.jsonl."""
+    save_every: int | Literal["auto"] = option("auto", "--save-every", "N|auto")
+    """Write a checkpoint every N optimizer steps; auto: every five minutes, or more seldom where
+    that would cost more than a hundredth of the time."""
     fault: str | None = None
-    """Rehearse a fault: oom@STEP runs out of memory there once, oom@STEP:TOKENS until the budget
-    is below TOKENS."""
+    """Rehearse a fault, once: raise, kill, hang, nan or stop@STEP[:RANK]. oom@STEP runs out of
+    memory there once, oom@STEP:TOKENS until the budget is below TOKENS."""
 
     def check(self) -> None:
         """Raise `UsageError` for values out of range."""
@@ -113,7 +119,12 @@ class TrainConfig:
             raise UsageError("--patience needs --select best: the last weights are not compared")
         if self.log_every < 1:
             raise UsageError(f"--log-every must be at least 1, got {self.log_every}")
-        if self.fault is not None and not re.fullmatch(r"oom@\d+(:\d+)?", self.fault):
-            raise UsageError(f"train.fault must be oom@STEP or oom@STEP:TOKENS, got {self.fault}")
+        if self.save_every != "auto" and self.save_every < 1:
+            raise UsageError(f"--save-every must be at least 1, got {self.save_every}")
+        if self.fault is not None and not FAULT.fullmatch(self.fault):
+            raise UsageError(
+                "train.fault must be raise, kill, hang, nan or stop@STEP[:RANK], or "
+                f"oom@STEP[:TOKENS], got {self.fault}"
+            )
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"--seed must be between 0 and {2**32 - 1}, got {self.seed}")
