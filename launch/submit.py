@@ -155,15 +155,34 @@ def start(config: RunConfig, run: RunDir, plan: Plan) -> str:
     Raises:
         UsageError: the folder cannot be written, or Slurm refuses; the folder is gone again.
     """
-    from launch.executor import submit_job
-
     write_run(config, run, plan)
     try:
-        job = submit_job(config, run)
+        return submit_jobs(config, run, first_attempt=0)
     except BaseException:
-        shutil.rmtree(run.path, ignore_errors=True)
+        # A job that was submitted may be running by now: its folder is no longer ours to remove.
+        if not run.jobs.exists():
+            shutil.rmtree(run.path, ignore_errors=True)
         raise
-    note_job(config, run, job, first_attempt=0)
+
+
+def submit_jobs(config: RunConfig, run: RunDir, first_attempt: int, **noted: Any) -> str:
+    """Submit a run's job, add it to the run's list of jobs and return its id.
+
+    Every submission, the first and a resumed one, goes through here.
+
+    Args:
+        config: the run, as its `config.yaml` says.
+        run: its directory, written.
+        first_attempt: number of the job's first attempt.
+        noted: more to keep with the job in `jobs.json`.
+
+    Raises:
+        UsageError: Slurm refuses.
+    """
+    from launch.executor import submit_job
+
+    job = submit_job(config, run, first_attempt)
+    note_job(config, run, job, first_attempt, **noted)
     return job
 
 
@@ -203,8 +222,8 @@ def write_run(config: RunConfig, run: RunDir, plan: Plan) -> None:
         shutil.rmtree(temporary.path, ignore_errors=True)
 
 
-def note_job(config: RunConfig, run: RunDir, job: str, first_attempt: int) -> None:
-    """Add a job to the run's list of jobs."""
+def note_job(config: RunConfig, run: RunDir, job: str, first_attempt: int, **noted: Any) -> None:
+    """Add a job to the run's list of jobs, with what else is to be noted of it."""
     from training.rundir import snapshot
 
     entry = {
@@ -213,6 +232,7 @@ def note_job(config: RunConfig, run: RunDir, job: str, first_attempt: int) -> No
         "first_attempt": first_attempt,
         "time": time.time(),
         "host": socket.gethostname(),
+        **noted,
     }
     write_json(run.jobs, {"jobs": [*snapshot(run).jobs, entry]})
 
