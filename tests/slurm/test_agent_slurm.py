@@ -137,6 +137,18 @@ def assert_no_ranks(run, attempt=0):
     wait_for("ranks are left", lambda: not any(Path(f"/proc/{p}").exists() for p in pids), 20)
 
 
+def start_now(job):
+    """Start a job that was queued again; Slurm would hold it for two minutes.
+
+    Not before all of its last start is gone, and not within the same second: slurmd has revoked
+    the job's credential as of that second, refuses the new start, and the job counts as failed.
+    """
+    old = ["pgrep", "-f", rf"slurmstepd: \[{job}\."]
+    wait_for("the last start lingers", lambda: subprocess.run(old, capture_output=True).returncode)
+    time.sleep(2.0)
+    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
+
+
 def test_two_nodes_finish(submit):
     run, job = submit("ok")
     info = gone(job)
@@ -193,8 +205,7 @@ def test_the_time_limit_signal_stops_and_requeues(submit):
     assert ends(run, 0) == ["interrupted"] * 2, output(run)
     assert (read_json(run.progress) or {})["interrupted"] is True
     assert_no_ranks(run)
-    # Slurm holds a job that is queued again for two minutes.
-    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
+    start_now(job)
     info = gone(job)
     assert ends(run, 1) == ["finished"] * 2, (info, output(run))
     assert run.results.exists()
@@ -216,7 +227,7 @@ def test_preemption_stops_and_requeues(submit):
     wait_for("not queued again", lambda: job_states([job])[job].state == "queued")
     assert ends(run, 0) == ["interrupted"] * 2, output(run)
     assert gone(urgent).slurm == "COMPLETED"
-    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
+    start_now(job)
     gone(job)
     assert run.results.exists(), output(run)
 
@@ -232,7 +243,7 @@ def test_preemption_with_time_to_go(submit):
         wait_for("not queued again", lambda: job_states([job])[job].state == "queued")
         assert ends(run, 0) == ["interrupted"] * 2, output(run)
         gone(urgent)
-        subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
+        start_now(job)
         gone(job)
         assert run.results.exists(), output(run)
     finally:
