@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from training.config import RunConfig, UsageError, load_config, nearest
+from training.config import RunConfig, UsageError, nearest
 from training.config.schema import leaves, to_plain
 from training.rundir import RunDir, State, find_run, list_runs, read_json, run_state, snapshot
 
-_FETCHED = ("task.path", "model.path")
+FETCHED = ("task.path", "model.path")
+"""Keys that are set once weights and rows were fetched: no part of what was asked for."""
 
 
 def command_line(name: str, *args: str) -> str:
@@ -77,14 +78,23 @@ def answer(run: RunDir, state: State) -> str:
 def check_same(run: RunDir, config: RunConfig) -> None:
     """Raise `UsageError` if a run of this name was made with another configuration.
 
-    Where weights and rows were fetched to does not count.
+    Where weights and rows were fetched to does not count. A run that was resumed on another
+    shape is still the one that was first asked for.
     """
     if not run.config.is_file():
         return
-    there = load_config(run.config)
+    from .resume import load_run
+
+    there = load_run(run)
+    earlier: dict[str, list[Any]] = {}
+    for job in snapshot(run).jobs:
+        for key, (before, _) in (job.get("changed") or {}).items():
+            earlier.setdefault(key, []).append(before)
     for key in leaves(RunConfig):
         old, new = _value(there, key), _value(config, key)
-        if old != new and not (key in _FETCHED and new is None):
+        if old == new or (key in FETCHED and new is None):
+            continue
+        if to_plain(new) not in earlier.get(key, []):
             raise UsageError(
                 f"run {run.run_id} exists with another configuration ({key} is {to_plain(old)!r} "
                 f"there, {to_plain(new)!r} here): choose another --name"

@@ -23,6 +23,9 @@ PACKAGES = (
     "tokenizers safetensors scikit-learn scipy numpy pyarrow click rich pyyaml"
 ).split()
 
+RUN_FORMAT = 1
+"""Version of the run directory. One of a newer version is refused, not guessed at."""
+
 HASH_LIMIT = 1 << 30
 """Bytes: of larger files only the size is kept."""
 
@@ -30,6 +33,7 @@ HASH_LIMIT = 1 << 30
 def make_manifest(config: RunConfig) -> dict[str, Any]:
     """Return the manifest of a run that is submitted now from here."""
     return {
+        "format": RUN_FORMAT,
         "time": time.time(),
         "host": socket.gethostname(),
         "python": platform.python_version(),

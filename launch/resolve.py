@@ -37,7 +37,7 @@ class Resolved:
     """What a person should know, although it is no error."""
 
 
-class _Draft:
+class Draft:
     """Values by dotted key, typed, with their origins; later ones win."""
 
     def __init__(self) -> None:
@@ -45,6 +45,17 @@ class _Draft:
         self.origins: dict[str, str] = {}
 
     def put(self, key: str, value: Any, origin: str, where: str | None = None) -> None:
+        """Set a value.
+
+        Args:
+            key: dotted; below a mapping (`cluster.env.X`) one entry of it.
+            value: as typed, or of its type.
+            origin: who sets it.
+            where: how an error names the place, if not by origin and key.
+
+        Raises:
+            UsageError: there is no such key, or the value is of the wrong type.
+        """
         leaf = presets.check_key(key, where or origin)
         annotation = leaves(RunConfig)[leaf][1]
         if leaf != key:  # one entry of a mapping: the others stay
@@ -54,10 +65,12 @@ class _Draft:
         self.origins[leaf] = origin
 
     def preset(self, preset: presets.Preset) -> None:
+        """Set all values of a preset."""
         for key, value in preset.values.items():
             self.put(key, value, preset.origin)
 
     def build(self) -> RunConfig:
+        """Return the configuration that the values make."""
         nested: dict[str, Any] = {}
         for key, value in self.values.items():
             set_dotted(nested, key, value)
@@ -79,7 +92,7 @@ def compose(request: Request) -> tuple[RunConfig, dict[str, str], str | None]:
     Raises:
         UsageError: a name, key or value is wrong.
     """
-    draft = _Draft()
+    draft = Draft()
     draft.preset(presets.model_preset(request.model or DEFAULT_MODEL))
     if request.task:
         draft.preset(presets.task_preset(request.task))
@@ -90,16 +103,16 @@ def compose(request: Request) -> tuple[RunConfig, dict[str, str], str | None]:
         profile = site.runs
     for override in request.flags:
         draft.put(override.key, override.value, override.origin, override.origin)
-    _put_files(draft, request)
+    put_files(draft, request)
     for key, value in request.sbatch.items():
         draft.put(f"cluster.sbatch.{key}", value, "--sbatch")
     for override in request.sets:
         draft.put(override.key, override.value, override.origin, f"--set {override.key}")
-    _put_data(draft, request)
+    put_data(draft, request)
     return draft.build(), draft.origins, profile
 
 
-def _put_files(draft: _Draft, request: Request) -> None:
+def put_files(draft: Draft, request: Request) -> None:
     """Make the splits of a task what the files given by flags hold."""
     if not request.files:
         return
@@ -132,7 +145,7 @@ def _put_files(draft: _Draft, request: Request) -> None:
         draft.put("task.holdout", HELD_OUT, "no --validation-file: held out of the training rows")
 
 
-def _put_data(draft: _Draft, request: Request) -> None:
+def put_data(draft: Draft, request: Request) -> None:
     """Name a task that no file names, and say where its data lies."""
     if not request.task and "task.name" not in draft.values:
         if request.files:
@@ -168,7 +181,7 @@ def load_task(text: str) -> TaskConfig:
     Raises:
         UsageError: it is unknown or wrong.
     """
-    draft = _Draft()
+    draft = Draft()
     for key, value in presets.task_preset(text).values.items():
         if key.startswith("task."):
             draft.put(key, value, f"task {text}")
@@ -188,8 +201,8 @@ def resolve(request: Request) -> Resolved:
     config.check()
     checks.check_names(config)
     checks.check_packages(config)
-    draft = _Draft()
-    _fill(draft, config)
+    draft = Draft()
+    fill(draft, config)
     notes: list[str] = []
     for key, value, reason in decide(config):
         draft.put(key, value, reason)
@@ -202,7 +215,7 @@ def resolve(request: Request) -> Resolved:
     return Resolved(config, origins, runs, notes)
 
 
-def _fill(draft: _Draft, config: RunConfig) -> None:
+def fill(draft: Draft, config: RunConfig) -> None:
     """Put every value of a built configuration into a draft."""
     for key in leaves(RunConfig):
         section, name = key.split(".")

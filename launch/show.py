@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -76,6 +77,58 @@ def show_dry_run(
     left = sum(origin == "default" for _, _, origin in rows)
     console.print(Text(f"and {left} defaults\n", style="dim"))
     show_plan(console, plan)
+    _show_scripts(console, notes, script, command)
+
+
+def show_resume(
+    run: RunDir,
+    plan: Plan,
+    changed: Mapping[str, Sequence[Any]],
+    origins: Mapping[str, str],
+    where: str,
+    notes: Iterable[str],
+    script: str,
+    command: str,
+) -> None:
+    """Print what continuing a run would do: from which step, what changes, the new plan.
+
+    Args:
+        run: the run.
+        plan: the new plan.
+        changed: old and new value by dotted key.
+        origins: where each new value comes from.
+        where: in words, the step that it goes on from.
+        notes: what a person should know.
+        script: the batch script.
+        command: the command of one node.
+    """
+    console = Console(highlight=False)
+    console.print(Text(f"run {run.run_id} {where}", style="bold"), soft_wrap=True)
+    console.print(Text(str(run.path)), soft_wrap=True)
+    if changed:
+        table = Table(title="\nwhat changes", title_justify="left", box=None)
+        for column in ("key", "before", "now", "from"):
+            table.add_column(column, overflow="fold")
+        for key, (old, new) in changed.items():
+            table.add_row(
+                Text(key), Text(_value(old)), Text(_value(new)), Text(origins.get(key, ""))
+            )
+        console.print(table)
+    else:
+        console.print(Text("nothing changes", style="dim"))
+    console.print()
+    show_plan(console, plan)
+    _show_scripts(console, notes, script, command)
+
+
+def changes_text(changed: Mapping[str, Sequence[Any]]) -> str:
+    """Return a line for every value that changes, to stand below what was submitted."""
+    return "".join(
+        f"\n  change  {key}: {_value(old)} → {_value(new)}" for key, (old, new) in changed.items()
+    )
+
+
+def _show_scripts(console: Console, notes: Iterable[str], script: str, command: str) -> None:
     for note in notes:
         console.print(Text(f"note: {note}", style="yellow"), soft_wrap=True)
     for title, text in (("batch script", script), ("command of one node", command)):

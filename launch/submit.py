@@ -26,11 +26,12 @@ import click
 
 from launch.flags import FlagCommand, FlagOption, Request, request_options
 from launch.main import run_command
-from training.config import RunConfig, UsageError, load_config
+from training.config import RunConfig, UsageError
 from training.rundir import CACHE_FOLDER, RunDir, write_json
 
 if TYPE_CHECKING:
     from launch.plan import Plan
+    from launch.resume import Resumed
 
 SAMPLED_ROWS = 1000
 """Training rows that are tokenised for the histogram of lengths."""
@@ -53,7 +54,10 @@ class How:
 @request_options()
 @click.option("--name", cls=FlagOption, metavar="ID", help="The run's id, instead of a made one.")
 @click.option(
-    "--resume", cls=FlagOption, metavar="RUN", help="Run a failed or interrupted run again."
+    "--resume",
+    cls=FlagOption,
+    metavar="RUN",
+    help="Go on with a failed or interrupted run: with other nodes, ranks or ZeRO stage if typed.",
 )
 @click.option("--wait", cls=FlagOption, is_flag=True, help="Follow the job to its end.")
 @click.option(
@@ -77,6 +81,7 @@ def submit_run(request: Request, how: How) -> int:
     from launch.existing import answer, check_data, check_same, current_state
     from launch.fetch import already_here, fetch_all
     from launch.resolve import resolve
+    from launch.space import check_space
 
     if how.name is not None:
         checks.check_run_name(how.name)
@@ -85,6 +90,8 @@ def submit_run(request: Request, how: How) -> int:
     cache = resolved.runs / CACHE_FOLDER
     config = already_here(resolved.config, cache)
     plan = plan_with_inputs(config)
+    if not run.path.exists():
+        check_space(config, resolved.runs)
     if how.dry_run:
         return dry_run(resolved, config, run, plan, how)
 
@@ -100,6 +107,7 @@ def submit_run(request: Request, how: How) -> int:
         if fetched != config:
             config = fetched
             plan = plan_with_inputs(config)
+            check_space(config, resolved.runs)
         job = start(config, run, plan)
     for note in (*plan.notes, *resolved.notes):
         print(f"note: {note}", file=sys.stderr)
@@ -253,51 +261,78 @@ def _tidy(runs: Path) -> Iterator[None]:
 
 
 def resume_run(request: Request, name: str, how: How) -> int:
-    """Submit an existing run again and return the exit status.
+    """Submit an existing run again, on another shape if wanted, and return the exit status.
 
     Raises:
-        UsageError: there is no such run, it is running, or Slurm refuses.
+        UsageError: there is no such run, it is running, it would be another experiment, or Slurm
+            refuses; the run's files are as they were then.
     """
     from launch.existing import answer, command_line, current_state, need_run, run_arguments
     from launch.resolve import runs_folder
+    from launch.resume import alone, resumed
 
-    refuse_changes(request, how)
+    if how.name:
+        raise UsageError("--resume keeps the run's name: leave out --name")
     run = need_run(runs_folder(request.runs), name)
-    state = current_state(run)
-    if state == "finished":
-        _report(how, answer(run, state), run, None, None)
-        return 0
-    if state in ("queued", "running"):
-        line = command_line("cancel", *run_arguments(run))
-        raise UsageError(f"run {run.run_id} is {state}: to stop it first, {line}")
-    config = load_config(run.config)
-    if how.dry_run:
-        from launch.executor import batch_script, node_command
+    with alone(run):
+        state = current_state(run)
+        if state == "finished":
+            _report(how, answer(run, state), run, None, None)
+            return 0
+        if state in ("queued", "running"):
+            line = command_line("cancel", *run_arguments(run))
+            raise UsageError(f"run {run.run_id} is {state}: to stop it first, {line}")
+        way = resumed(request, run)
+        if how.dry_run:
+            return _dry_resume(way, run, how)
+        job, config, plan = _resubmit(way, run)
+    for note in (*plan.notes, *way.notes):
+        print(f"note: {note}", file=sys.stderr)
+    from launch.resume import goes_on
+    from launch.show import changes_text
 
-        print(batch_script(config, run), node_command(config, run), sep="\n", end="")
-        return 0
-    from launch.executor import submit_job
-
-    first_attempt = max(run.attempt_numbers(), default=-1) + 1
-    # What was asked of the last job (stop, say) is not asked of this one.
-    run.request.unlink(missing_ok=True)
-    job = submit_job(config, run, first_attempt)
-    note_job(config, run, job, first_attempt)
-    _report(how, _submitted(run, job, config), run, None, job)
+    text = f"{_submitted(run, job, config)}\n  step    {goes_on(way.step)}"
+    text += changes_text(way.changed)
+    _report(how, text, run, plan, job, changed=way.changed, resumes_from=way.step)
     return _follow(run, how) if how.wait else 0
 
 
-def refuse_changes(request: Request, how: How) -> None:
-    """Raise `UsageError` if a run is to be continued as something else than it is."""
-    typed = [o.origin for o in (*request.flags, *request.sets)]
-    typed += [f"--{k}" for k in ("task", "model", "data", "cluster") if getattr(request, k)]
-    typed += [f"--{split}-file" for split in request.files]
-    typed += ["--sbatch"] if request.sbatch else []
-    typed += ["--name"] if how.name else []
-    if typed:
-        raise UsageError(
-            f"--resume continues a run with its own configuration: leave out {', '.join(typed)}"
-        )
+def _resubmit(way: Resumed, run: RunDir) -> tuple[str, RunConfig, Plan]:
+    """Write the run's files anew and submit it; return the job, the configuration and the plan."""
+    from launch.existing import check_data
+    from launch.fetch import fetch_all
+    from launch.resume import replaced
+    from launch.space import check_space
+
+    config = fetch_all(way.config, run.cache)
+    plan = plan_with_inputs(config)
+    check_data(run, config)
+    check_space(config, run.path.parent, run)
+    first_attempt = max(run.attempt_numbers(), default=-1) + 1
+    noted = {"changed": way.changed} if way.changed else {}
+    with replaced(run, config, plan):
+        return submit_jobs(config, run, first_attempt, **noted), config, plan
+
+
+def _dry_resume(way: Resumed, run: RunDir, how: How) -> int:
+    """Print what continuing a run would do."""
+    from launch.executor import batch_script, node_command
+    from launch.fetch import already_here
+    from launch.resume import goes_on
+    from launch.space import check_space
+
+    config = already_here(way.config, run.cache)
+    plan = plan_with_inputs(config)
+    check_space(config, run.path.parent, run)
+    script, command = batch_script(config, run), node_command(config, run)
+    if how.as_json:
+        more = {"config": config.dump(), "script": script, "command": command}
+        _report(how, "", run, plan, None, changed=way.changed, resumes_from=way.step, **more)
+        return 0
+    from launch.show import show_resume
+
+    show_resume(run, plan, way.changed, way.origins, goes_on(way.step), way.notes, script, command)
+    return 0
 
 
 def _submitted(run: RunDir, job: str, config: RunConfig) -> str:

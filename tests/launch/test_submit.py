@@ -219,8 +219,6 @@ def test_resume_of_what_cannot_be_resumed(here: Path, job: Any, typed: Type) -> 
     run = only_run(here)
     done = typed(f"--resume {run.run_id}")
     assert done.status == 2 and "is running" in done.err and "cancel" in done.err
-    done = typed(f"--resume {run.run_id} --lr 3 --task rte")
-    assert done.status == 2 and "leave out --lr, --task" in done.err
     done = typed(f"--resume {run.run_id[:-2]}")
     assert done.status == 2 and run.run_id in done.err
     job.job_state = "gone"

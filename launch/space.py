@@ -1,0 +1,159 @@
+"""How much a run writes, and whether the runs folder has room for it: asked before a queue slot."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+from pathlib import Path
+from typing import Any
+
+from training.checkpoints import KEPT
+from training.config import ModelConfig, RunConfig, UsageError
+from training.rundir import RunDir, read_json
+
+BYTES = 4
+"""Of one value: checkpoints and weights are written in fp32."""
+STATES = 3
+"""Copies of the weights in one checkpoint: themselves and the optimizer's two moments."""
+WEIGHTS = 2
+"""Copies of the weights alone: the best so far, and the exported model."""
+
+_LAYER = re.compile(r"\.layers?\.(\d+)\.")
+_SIZES = {
+    "hidden": ("hidden_size", "dim", "d_model"),
+    "layers": ("num_hidden_layers", "n_layers", "num_layers"),
+    "inner": ("intermediate_size", "hidden_dim", "d_ff"),
+}
+
+
+def check_space(config: RunConfig, runs: Path, run: RunDir | None = None) -> None:
+    """Raise `UsageError` if the file system of the runs folder has no room for what a run writes.
+
+    Quotas are not known to it. Where the model's size is not known, nothing is said.
+
+    Args:
+        config: the run.
+        runs: its runs folder; need not exist.
+        run: the run directory, if it is there: what it holds already need not be written again.
+    """
+    needed = bytes_needed(parameters(config.model))
+    if needed is None:
+        return
+    if run is not None:
+        needed -= min(needed, bytes_below(run.checkpoints) + bytes_below(run.model))
+    free = bytes_free(runs)
+    if free is not None and free < needed:
+        raise UsageError(
+            f"the runs folder {runs} has {_size(free)} free, and the run writes about "
+            f"{_size(needed)} (checkpoints and weights of model {config.model.name}): "
+            "free some, or use --runs DIR on another file system"
+        )
+
+
+def bytes_needed(weights: int | None) -> int | None:
+    """Return what a run with so many parameters writes at most, in bytes.
+
+    A new checkpoint is complete before the oldest one goes.
+    """
+    return None if weights is None else BYTES * weights * (STATES * (KEPT + 1) + WEIGHTS)
+
+
+def bytes_free(folder: Path) -> int | None:
+    """Return the bytes that we may still write below a folder; None where that is not known."""
+    for place in (folder, *folder.parents):
+        try:
+            seen = os.statvfs(place)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return None
+        # /proc and its like have no blocks at all, and say nothing by it.
+        return seen.f_bavail * seen.f_frsize if seen.f_blocks else None
+    return None
+
+
+def bytes_below(folder: Path) -> int:
+    """Return the size of all files below a folder in bytes; 0 if there is none."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except OSError:
+            continue  # it went while we looked
+    return total
+
+
+def parameters(model: ModelConfig) -> int | None:
+    """Return how many parameters a model has, None where its files are not here.
+
+    Counted in its safetensors, else estimated from its sizes.
+    """
+    described: dict[str, Any] = {}
+    if not model.architecture:
+        from training.sources import model_folder
+
+        folder = model_folder(model)
+        if folder is None:
+            return None
+        if model.pretrained and (counted := _counted(folder, model.layers)):
+            return counted
+        read = read_json(folder / "config.json")
+        described = read if isinstance(read, dict) else {}
+    return estimated(model, described)
+
+
+def _counted(folder: Path, layers: int | None) -> int:
+    """Return the values in a folder's safetensors, without the layers that are left out."""
+    total = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        for name, shape in tensor_shapes(path).items():
+            layer = _LAYER.search(f".{name}")
+            if layers is None or layer is None or int(layer[1]) < layers:
+                count = 1
+                for size in shape:
+                    count *= size
+                total += count
+    return total
+
+
+def tensor_shapes(path: Path) -> dict[str, list[int]]:
+    """Return the shapes of the tensors in a safetensors file from its header; {} if it has none."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(min(length, 100 << 20)))
+        return {name: tensor["shape"] for name, tensor in header.items() if name != "__metadata__"}
+    except (OSError, struct.error, ValueError, KeyError, TypeError):
+        return {}
+
+
+def estimated(model: ModelConfig, described: dict[str, Any]) -> int | None:
+    """Return the parameters of an encoder of these sizes: embeddings, attention, feed-forward.
+
+    Args:
+        model: its sizes go before the others.
+        described: the model's own `config.json`.
+    """
+
+    def size(name: str, own: int | None) -> int | None:
+        found = own or next((described[k] for k in _SIZES[name] if k in described), None)
+        return found if isinstance(found, int) else None
+
+    hidden = size("hidden", model.hidden_size)
+    layers = size("layers", model.layers)
+    if hidden is None or layers is None:
+        return None
+    inner = size("inner", model.intermediate_size) or 4 * hidden
+    vocabulary = described.get("vocab_size", model.vocab_size)
+    positions = described.get("max_position_embeddings", 512)
+    layer = 4 * hidden * hidden + 2 * hidden * inner + 9 * hidden + inner
+    return (vocabulary + positions) * hidden + layers * layer + hidden * hidden
+
+
+def _size(count: int) -> str:
+    for unit, name in ((1 << 30, "GB"), (1 << 20, "MB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count / 1024:.0f} kB"
