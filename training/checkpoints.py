@@ -50,7 +50,9 @@ def step_of(folder: Path) -> int:
 def _folders(run: RunDir, kind: str) -> list[Path]:
     if not run.checkpoints.is_dir():
         return []
-    found = [p for p in run.checkpoints.iterdir() if (m := _NAME.fullmatch(p.name)) and m[1] == kind]
+    found = [
+        p for p in run.checkpoints.iterdir() if (m := _NAME.fullmatch(p.name)) and m[1] == kind
+    ]
     return sorted(found, key=step_of, reverse=True)
 
 

@@ -64,6 +64,12 @@ class World:
         dist.all_reduce(tensor, group=self.control)
         return tensor.numpy()
 
+    def gather_all(self, value: T) -> list[T]:
+        """Return every rank's value, by rank, on every rank."""
+        box: list[Any] = [None] * self.size
+        dist.all_gather_object(box, value, group=self.control)
+        return box
+
     def any(self, flag: bool) -> bool:
         """Return whether any rank has the flag."""
         return bool(self.sum(np.array([float(flag)]))[0] > 0)
@@ -75,25 +81,25 @@ class World:
 
 
 class Agreement:
-    """A flag that any rank may raise, agreed on at a step boundary.
+    """Flags that any rank may raise, agreed on at a step boundary.
 
-    The all-reduce starts when a step begins and is read when it ends, so that it costs no time
-    of its own: what was raised before step t began stops all ranks after step t.
+    The all-reduce starts when a rank has its gradients and is read when it has stepped, so that
+    it costs no time of its own: what was raised before a step's update stops all ranks after it.
     """
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, flags: int = 1) -> None:
         self._group = world.control
-        self._value = torch.zeros(1, dtype=torch.int32)
+        self._value = torch.zeros(flags, dtype=torch.int32)
         self._work: Any = None
 
-    def start(self, raised: bool) -> None:
+    def start(self, *raised: bool) -> None:
         """Begin to agree."""
-        self._value.fill_(int(raised))
+        self._value.copy_(torch.tensor(raised, dtype=torch.int32))
         self._work = dist.all_reduce(
             self._value, op=dist.ReduceOp.MAX, group=self._group, async_op=True
         )
 
-    def result(self) -> bool:
-        """Return whether any rank had raised the flag."""
+    def result(self) -> tuple[bool, ...]:
+        """Return for each flag whether any rank had raised it."""
         self._work.wait()
-        return bool(self._value.item())
+        return tuple(bool(value) for value in self._value.tolist())

@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .config import RunConfig, UsageError
+from .fragments import Fragment, share
 from .kernels import DeferredEmbedding, use_kernels
 from .stopwatch import Stopwatch
 
@@ -98,6 +99,39 @@ class Engine:
         """Return all weights in fp32 on the CPU, on rank 0; empty on others. Collective."""
         raise NotImplementedError
 
+    def warm(self, small: dict[str, torch.Tensor]) -> None:
+        """Do at the start of an attempt what makes its first step like every other one.
+
+        Collective. `small` is a micro-batch that is sure to fit.
+        """
+
+    @property
+    def plain_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer itself, which holds the moments."""
+        raise NotImplementedError
+
+    def fragments(self) -> list[Fragment]:
+        """Return the parts of all parameters that this rank holds, trained or not."""
+        raise NotImplementedError
+
+    def own_fragments(self) -> list[Fragment]:
+        """Return the parts that this rank writes: those of all ranks make up the whole, once."""
+        raise NotImplementedError
+
+    def shapes(self) -> dict[str, list[int]]:
+        """Return the shape of every parameter."""
+        return {name: list(p.shape) for name, p in self._parameters()}
+
+    def _parameters(self) -> list[tuple[str, Any]]:
+        return list(self.eval_module().named_parameters())
+
+    def scaler_state(self) -> dict[str, float]:
+        """Return fp16's loss scale and the good steps since it changed; empty without one."""
+        return {}
+
+    def set_scaler_state(self, state: dict[str, float]) -> None:
+        """Take over what `scaler_state` returned, of any engine."""
+
     def eval_module(self) -> nn.Module:
         """Return the module to evaluate with."""
         return self.module
@@ -109,6 +143,29 @@ class Engine:
 
 def _rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
+
+
+def _place() -> tuple[int, int]:
+    return _rank(), dist.get_world_size() if dist.is_initialized() else 1
+
+
+def whole_fragments(parameters: list[tuple[str, Any]]) -> list[Fragment]:
+    """Return the fragments of parameters that are whole on every rank."""
+    return [
+        Fragment(name, 0, p.detach().view(-1), p if p.requires_grad else None)
+        for name, p in parameters
+    ]
+
+
+def _scaler_state(scaler: Any) -> dict[str, float]:
+    state = scaler.state_dict() if scaler is not None and scaler.is_enabled() else {}
+    return {"scale": state["scale"], "good_steps": state["_growth_tracker"]} if state else {}
+
+
+def _set_scaler_state(scaler: Any, state: dict[str, float]) -> None:
+    if scaler is not None and scaler.is_enabled() and state:
+        taken = {"scale": state["scale"], "_growth_tracker": int(state["good_steps"])}
+        scaler.load_state_dict(scaler.state_dict() | taken)
 
 
 class DDPEngine(Engine):
@@ -182,6 +239,30 @@ class DDPEngine(Engine):
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=False)
         return norm.detach() if norm is not None else float("nan")
+
+    def warm(self, small: dict[str, torch.Tensor]) -> None:
+        # DDP builds its gradient buckets anew after the first backward pass: a resumed run would
+        # add up over ranks in another order than the run that was not interrupted.
+        if isinstance(self.module, DistributedDataParallel):
+            for _ in range(2):
+                self._discard(small)
+            self.communication.take()
+
+    @property
+    def plain_optimizer(self) -> torch.optim.Optimizer:
+        return self.optimizer.optimizer
+
+    def fragments(self) -> list[Fragment]:
+        return whole_fragments(self._parameters())
+
+    def own_fragments(self) -> list[Fragment]:
+        return share(self.fragments(), *_place())
+
+    def scaler_state(self) -> dict[str, float]:
+        return _scaler_state(self.accelerator.scaler)
+
+    def set_scaler_state(self, state: dict[str, float]) -> None:
+        _set_scaler_state(self.accelerator.scaler, state)
 
     def evaluation(self) -> contextlib.AbstractContextManager[Any]:
         # Graphs would keep a recording of every shape, and overwrite answers not yet fetched.
@@ -353,6 +434,66 @@ class DeepSpeedEngineAdapter(Engine):
         norm = torch.nn.utils.get_total_norm(grads)
         scaler = getattr(self.engine, "torch_autocast_z0_gradscaler", None)
         return float(norm) / (scaler.get_scale() if scaler else 1.0)
+
+    @property
+    def plain_optimizer(self) -> torch.optim.Optimizer:
+        optimizer = self.engine.optimizer
+        return optimizer if self.stage == 0 else optimizer.optimizer
+
+    def _parameters(self) -> list[tuple[str, Any]]:
+        return list(self.engine.module.named_parameters())
+
+    def shapes(self) -> dict[str, list[int]]:
+        return {n: list(getattr(p, "ds_shape", p.shape)) for n, p in self._parameters()}
+
+    def fragments(self) -> list[Fragment]:
+        if self.stage == 0:
+            return whole_fragments(self._parameters())
+        found = [self._fragment(name, p) for name, p in self._parameters()]
+        return [f for f in found if f is not None and f.numel]
+
+    def own_fragments(self) -> list[Fragment]:
+        fragments = self.fragments()
+        if self.stage in (1, 2):
+            # Parameters that are not trained are whole on every rank.
+            alike = share([f for f in fragments if f.owner is None], *_place())
+            return [f for f in fragments if f.owner is not None] + alike
+        return fragments if self.stage == 3 else share(fragments, *_place())
+
+    def _fragment(self, name: str, parameter: Any) -> Fragment | None:
+        """Return this rank's part of a parameter under ZeRO 1 to 3, None if it has none."""
+        optimizer = self.engine.optimizer
+        if self.stage != 3:
+            if not parameter.requires_grad:
+                return Fragment(name, 0, parameter.detach().view(-1), None)
+            mapping = parameter._hp_mapping
+            if mapping is None:
+                return None
+            flat = optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
+            held, place = mapping.hp_fragment_address, mapping.lp_fragment_address.start
+            weight = flat.detach().narrow(0, held.start, held.numel)
+            return Fragment(name, place, weight, flat, held.start)
+        size = parameter.ds_tensor.ds_numel
+        start = _rank() * size
+        numel = max(0, min(size, parameter.ds_numel - start))  # the last partition is filled up
+        if not parameter.requires_grad:
+            return Fragment(name, start, parameter.ds_tensor.detach().narrow(0, 0, numel), None)
+        group, offset, _ = optimizer.grad_position[optimizer.get_param_id(parameter)]
+        flat = optimizer.fp32_partitioned_groups_flat[group]
+        return Fragment(name, start, flat.detach().narrow(0, offset, numel), flat, offset)
+
+    def scaler_state(self) -> dict[str, float]:
+        if self._scales:
+            optimizer = self.engine.optimizer
+            return {"scale": float(optimizer.loss_scale), "good_steps": self._good_steps}
+        return _scaler_state(getattr(self.engine, "torch_autocast_z0_gradscaler", None))
+
+    def set_scaler_state(self, state: dict[str, float]) -> None:
+        if self._scales and state:
+            self.engine.optimizer.override_loss_scale(state["scale"])
+            self._good_steps = int(state["good_steps"])
+        else:
+            _set_scaler_state(getattr(self.engine, "torch_autocast_z0_gradscaler", None), state)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         module = self.engine.module

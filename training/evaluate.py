@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,13 @@ from .batching import cut_step, micro_overhead
 from .distributed import World
 from .memory import OutOfMemory, is_out_of_memory
 from .tokens import TokenSplit, collate
+
+POLL_EVERY = 4
+"""Forward passes between two looks whether to go on: the ranks stay about that close together."""
+
+
+class EvaluationAbandoned(Exception):
+    """The run was asked to stop meanwhile; every rank raises this at the same point."""
 
 
 def to_tensors(batch: dict[str, NDArray[Any]], device: torch.device) -> dict[str, torch.Tensor]:
@@ -35,6 +43,7 @@ def predict_split(
     device: torch.device,
     autocast: contextlib.AbstractContextManager[Any] | None = None,
     meets_in_forward: bool = False,
+    poll: Callable[[], bool] | None = None,
 ) -> NDArray[np.float32]:
     """Return the logits of every example of a split, [rows, outputs], on rank 0.
 
@@ -42,12 +51,16 @@ def predict_split(
     collective; a rank without examples left repeats one and throws the answer away. Other ranks
     return an empty array. Where memory runs out on any rank, all begin anew with half the budget;
     not where ranks meet in the forward pass (`meets_in_forward`), since the others wait there.
+    `poll` is called by all ranks at the same places and says whether to give up.
 
     Raises:
+        EvaluationAbandoned: `poll` said so.
         OutOfMemory: memory ran out and no smaller budget can be tried.
     """
     while True:
-        found = _forward(module, split, world, outputs, budget, device, autocast)
+        found = _forward(
+            module, split, world, outputs, budget, device, autocast, poll, meets_in_forward
+        )
         if found is None and meets_in_forward:
             raise OutOfMemory(f"evaluation needs more memory: try --micro-tokens {budget // 4}")
         if not world.any(found is None):
@@ -77,6 +90,8 @@ def _forward(
     budget: int,
     device: torch.device,
     autocast: contextlib.AbstractContextManager[Any] | None,
+    poll: Callable[[], bool] | None,
+    meets_in_forward: bool,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
     """Return this rank's ids and logits; None if memory ran out."""
     cut = cut_step(
@@ -91,11 +106,25 @@ def _forward(
     logits: list[torch.Tensor] = []
     was_training = module.training
     module.eval()
+    failed = False
+    answers: list[NDArray[np.float32]] = []
     try:
         with torch.inference_mode(), autocast or contextlib.nullcontext():
-            for wanted in cut.micro[world.rank]:
-                batch = collate(split, wanted if len(wanted) else shortest)
-                answer = module(**to_tensors(batch, device)).logits
+            for slot, wanted in enumerate(cut.micro[world.rank]):
+                if poll is not None and slot % POLL_EVERY == POLL_EVERY - 1 and poll():
+                    raise EvaluationAbandoned
+                if failed:
+                    continue  # the others go on, and want to meet this rank in `poll`
+                try:
+                    batch = collate(split, wanted if len(wanted) else shortest)
+                    answer = module(**to_tensors(batch, device)).logits
+                except Exception as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    failed = True
+                    if meets_in_forward:
+                        break
+                    continue
                 if len(wanted):
                     ids.append(wanted)
                     logits.append(answer)
@@ -104,7 +133,9 @@ def _forward(
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        return None
+        failed = True
     finally:
         module.train(was_training)
+    if failed:
+        return None
     return np.concatenate(ids), np.concatenate([np.empty((0, outputs), np.float32), *answers])

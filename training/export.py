@@ -8,31 +8,28 @@ from typing import Any
 
 import torch
 
-from .rundir import RunDir, file_sha256, read_json, sync_path, write_json
+from . import checkpoints
+from .rundir import RunDir, sync_path
 
 
 def save_best(run: RunDir, step: int, weights: dict[str, torch.Tensor]) -> Path:
-    """Write `checkpoints/step-N/` with the weights and drop the earlier ones. Rank 0 only.
+    """Write `checkpoints/best-N/` with the weights and drop those not needed. Rank 0 only.
 
-    The folder is written under a temporary name and renamed, so it is complete or absent.
+    The folder is complete or absent.
+
+    Raises:
+        OSError: the disk is full or broken.
     """
     from safetensors.torch import save_file
 
-    run.checkpoints.mkdir(exist_ok=True)
-    final = run.checkpoints / f"step-{step}"
-    temporary = run.checkpoints / f".step-{step}.tmp"
+    final = checkpoints.best_folder(run, step)
+    temporary = checkpoints.temporary_folder(final)
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    temporary.mkdir(parents=True)
     file = temporary / "model.safetensors"
     save_file({k: v.contiguous() for k, v in weights.items()}, file)
-    sync_path(file)
-    manifest = {"step": step, "files": {file.name: {"sha256": file_sha256(file)}}}
-    write_json(temporary / "manifest.json", manifest)
-    shutil.rmtree(final, ignore_errors=True)
-    temporary.rename(final)
-    for other in run.checkpoints.iterdir():
-        if other != final:
-            shutil.rmtree(other, ignore_errors=True)
+    checkpoints.seal(final, step, {file.name: checkpoints.describe_file(file)})
+    checkpoints.prune(run, step)
     return final
 
 
@@ -44,11 +41,10 @@ def load_best(folder: Path) -> dict[str, torch.Tensor]:
     """
     from safetensors.torch import load_file
 
-    manifest = read_json(folder / "manifest.json")
-    file = folder / "model.safetensors"
-    if not manifest or file_sha256(file) != manifest["files"][file.name]["sha256"]:
-        raise RuntimeError(f"checkpoint {folder} is damaged")
-    return load_file(file)
+    problem = checkpoints.damage(folder)
+    if problem is not None:
+        raise RuntimeError(f"the best weights are damaged: {problem}")
+    return load_file(folder / "model.safetensors")
 
 
 def export_model(

@@ -1,35 +1,52 @@
-"""The training loop: steps of exact global batches, logging, evaluation, the best weights."""
+"""The training loop: steps of exact global batches, logging, evaluation, checkpoints."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from .batching import BudgetTooSmall, micro_overhead, steps_in_epoch, total_steps
+from .batching import (
+    BudgetTooSmall,
+    epoch_order,
+    micro_overhead,
+    step_ids,
+    steps_in_epoch,
+    total_steps,
+)
 from .config import RunConfig, UsageError
 from .distributed import Agreement, World
 from .engine import Engine
-from .evaluate import predict_split
+from .evaluate import EvaluationAbandoned, predict_split
 from .export import save_best
+from .faults import parse_fault, spent, strike
 from .feed import Feed, FeedSettings, MicroBatch, Shapes, StepPlan
 from .kernels import seed_masks
 from .memory import MemoryGuard, Proven, StepAbandoned
 from .meters import Costs, Meters, memory_bytes
 from .metrics import better, compute_metrics
+from .restore import Checkpoint
 from .rundir import RunDir, read_json, write_json
+from .saver import Saver
 from .schedule import learning_rate
 from .tokens import TokenData, TokenSplit
 from .tracking import RunLog
+from .watchdog import Watchdog
 
 PROGRESS_SECONDS = 2.0
 """How often progress.json is written, at most."""
+SAVE_SECONDS = 300.0
+"""How often `--save-every auto` writes a checkpoint, at most."""
+SAVE_SHARE = 0.01
+"""Which share of the time `--save-every auto` may stand still for it."""
 
 
 @dataclass
@@ -46,8 +63,12 @@ class Progress:
     """Evaluations since the best one."""
     interrupted: bool = False
     stopped_early: bool = False
-    slots: list[int] = field(default_factory=list)
-    """Micro-batches a rank of every step."""
+    unevaluated: bool = False
+    """Whether the evaluation after this step is still to be made."""
+    slots: int = 0
+    """Micro-batches a rank, over all steps."""
+    slots_most: int = 0
+    """Most micro-batches a rank of a step."""
 
 
 def seed_micro_batch(seed: int, step: int, rank: int, slot: int) -> None:
@@ -56,13 +77,6 @@ def seed_micro_batch(seed: int, step: int, rank: int, slot: int) -> None:
     state = np.random.SeedSequence(place).generate_state(1, np.uint64)
     torch.manual_seed(int(state[0] >> np.uint64(1)))
     seed_masks(place)
-
-
-def fault_step(fault: str) -> tuple[int, int | None]:
-    """Return the step of `oom@STEP` and the budget of `oom@STEP:TOKENS` (None without one)."""
-    place = fault.partition("@")[2]
-    step, _, tokens = place.partition(":")
-    return int(step), int(tokens) if tokens else None
 
 
 def summed_loss(logits: torch.Tensor, labels: torch.Tensor, regression: bool) -> torch.Tensor:
@@ -100,7 +114,13 @@ class Loop:
         *,
         costs: Costs,
         stop_raised: Callable[[], bool],
+        budget: int | None = None,
     ) -> None:
+        """Prepare to train from step 0; `restore` goes on from a checkpoint instead.
+
+        `budget` is the most tokens of a micro-batch where an earlier attempt found the
+        configuration's too large.
+        """
         self.config, self.run, self.attempt = config, run, attempt
         self.world, self.engine, self.data, self.log = world, engine, data, log
         self.stop_raised = stop_raised
@@ -108,8 +128,19 @@ class Loop:
         self.train: TokenSplit = data.splits[config.task.train]
         self.regression = config.task.problem == "regression"
         self.budget = self._first_budget = int(config.batch.micro_tokens)
+        if budget is not None:
+            self.budget = max(min(self.budget, budget), int(self.train.lengths.max()))
         self._proven = Proven()
-        self._fault = fault_step(config.train.fault) if config.train.fault else None
+        self._fault = parse_fault(config.train.fault) if config.train.fault else None
+        if self._fault is not None and self._fault.kind != "oom" and spent(run):
+            self._fault = None
+        self._agreement = Agreement(world, flags=3)
+        self._poll = Agreement(world)
+        self.saver = Saver(run, world, engine)
+        self._saved_at = time.monotonic()
+        self._asked_checkpoint: Any = None
+        self._recent: deque[float] = deque(maxlen=20)
+        self._watchdog = Watchdog(run, attempt, world, config.engine.hang_timeout)
         self.meters = Meters(costs, engine.communication)
         self.progress = Progress(
             total=total_steps(
@@ -137,7 +168,42 @@ class Loop:
         self._loss = torch.zeros((), dtype=torch.float32, device=engine.device)
         self._steps_since_log = 0
         self._written = self._looked = 0.0
+        self._requested: dict[str, Any] = {}
+        self.started, self.earlier_seconds = time.time(), 0.0
         self._last: dict[str, Any] = {}
+        self.tracker: dict[str, Any] | None = None
+        """Which tracker mirrors the log, for who looks at the run."""
+
+    def restore(self, checkpoint: Checkpoint, weights: str, optimizer: str) -> None:
+        """Go on from a checkpoint whose numbers the engine already has.
+
+        Args:
+            checkpoint: where to go on from.
+            weights: checksum of the weights that the engine holds now.
+            optimizer: checksum of its optimizer's state.
+
+        Raises:
+            UsageError: the checkpoint is of a run with another number of steps.
+        """
+        state, world = checkpoint.state, self.world
+        total = self.progress.total
+        self.progress = Progress(**state["progress"])
+        if self.progress.total != total:
+            raise UsageError(
+                f"{checkpoint.folder} is of a run of {self.progress.total} steps, this one has "
+                f"{total}: its rows or its length were changed"
+            )
+        self.progress.interrupted = False
+        self.budget = min(self.budget, max(state["budget"], int(self.train.lengths.max())))
+        losses = state["losses"]
+        same = len(losses) == world.size
+        own = losses[world.rank] if same else math.fsum(losses) if world.is_main else 0.0
+        self._loss.fill_(own)
+        self._steps_since_log = state["steps_since_log"]
+        self._last = state["last"]
+        self.earlier_seconds = state["seconds"]
+        self.meters.restore(state["meters"])
+        self._event("resumed", from_world_size=len(losses), **self._place(weights, optimizer))
 
     def fit(self) -> Progress:
         """Train to the end, to an early stop, or to an interruption at a step boundary.
@@ -145,36 +211,133 @@ class Loop:
         Raises:
             UsageError: an example is longer than the token budget, or memory runs out with the
                 smallest budget that holds the longest example.
+            FloatingPointError: the loss is not finite.
         """
         config, progress = self.config, self.progress
         per_epoch = steps_in_epoch(len(self.train), config.batch.global_batch)
-        agreement = Agreement(self.world)
         self.engine.module.train()
+        self.engine.warm(self.feed.shortest())
         self._write_progress("training")
         self.feed.seek(progress.step, self.budget)
+        stop = progress.unevaluated and self._evaluate()
+        began = time.perf_counter()
         try:
-            while progress.step < progress.total:
-                agreement.start(self.stop_raised() or self._asked_to_stop())
+            while not stop and progress.step < progress.total and not progress.stopped_early:
                 lr = learning_rate(config.optim, progress.step, progress.total)
                 norm = self._step(lr)
                 progress.step += 1
                 progress.epoch = progress.step / per_epoch
                 self._steps_since_log += 1
                 done = progress.step == progress.total
+                stop, save, writing = self._agreement.result()
+                self._recent.append(time.perf_counter() - began)
+                if self.saver.open and not writing:
+                    self._commit()
                 if done or progress.step % config.train.log_every == 0:
                     self._log_train(lr, norm)
-                if self._evaluation_due(per_epoch) and self._evaluate():
-                    progress.stopped_early = not done
-                    break
+                progress.unevaluated = self._evaluation_due(per_epoch)
+                if progress.unevaluated and not stop:
+                    stop = self._evaluate()
                 self._write_progress("training")
-                if agreement.result() and not done:
-                    progress.interrupted = True
-                    break
+                if not stop and (save or self._save_due()):
+                    self._begin_save()
+                began = time.perf_counter()
         finally:
             self.feed.close()
+        if stop:
+            self.interrupt()
+            return progress
+        if self.saver.open:
+            self._commit()
         self.meters.finish()
-        self._write_progress("interrupted" if progress.interrupted else "exporting", force=True)
+        self._write_progress("exporting", force=True)
         return progress
+
+    def interrupt(self) -> None:
+        """Save what was reached, and note that the run goes on another time."""
+        self.progress.interrupted = True
+        self._write_progress("saving", force=True)
+        if self.saver.open:
+            self._commit()
+        if self.saver.last != self.progress.step:
+            self._begin_save()
+            self._commit()
+        self.saver.close()
+        self.meters.finish()
+        self._write_progress("interrupted", force=True)
+
+    def close(self) -> None:
+        """End what runs in the background."""
+        self.saver.close()
+        self._watchdog.close()
+
+    def _save_due(self) -> bool:
+        every = self.config.train.save_every
+        return every != "auto" and self.progress.step % every == 0
+
+    def _save_wanted(self) -> bool:
+        """Return whether rank 0 wants a checkpoint: it is time, or a person asks for one."""
+        if not self.world.is_main or self.saver.open:
+            return False
+        asked = self._request().get("checkpoint")
+        if asked is not None and asked != self._asked_checkpoint:
+            self._asked_checkpoint = asked
+            return True
+        if self.config.train.save_every != "auto":
+            return False
+        interval = max(SAVE_SECONDS, self.saver.pause / SAVE_SHARE)
+        return time.monotonic() - self._saved_at >= interval
+
+    def _begin_save(self) -> None:
+        if self.saver.open:
+            self._commit()
+        with self.meters.apart("checkpoint"):
+            losses = self.world.gather_all(float(self._loss))
+            if not all(math.isfinite(loss) for loss in losses):
+                raise self._not_finite(math.fsum(losses) / max(1, self._steps_since_log))
+            state = {
+                "progress": asdict(self.progress) | {"interrupted": False},
+                "budget": self.budget,
+                "losses": losses,
+                "steps_since_log": self._steps_since_log,
+                "last": self._last,
+                "meters": self.meters.state(),
+                "world_size": self.world.size,
+                "seconds": self.seconds(),
+            }
+            self.saver.begin(self.progress.step, state, self.progress.best_step)
+        self._saved_at = time.monotonic()
+        self._watchdog.beat("a checkpoint")
+
+    def _commit(self) -> None:
+        with self.meters.apart("checkpoint"):
+            saved = self.saver.commit()
+        if saved.error is not None:
+            print(f"checkpoint step-{saved.step} could not be written: {saved.error}", flush=True)
+            self._event("save_failed", reason=saved.error)
+            return
+        self._event("saved", **self._place(saved.weights, saved.optimizer, saved.step))
+
+    def _place(self, weights: str, optimizer: str, step: int | None = None) -> dict[str, Any]:
+        """Return where the run is, in a form that shows whether anything was lost."""
+        config, at = self.config, self.progress.step if step is None else step
+        batch = config.batch.global_batch
+        epoch, place = divmod(at, steps_in_epoch(len(self.train), batch))
+        ids = step_ids(epoch_order(len(self.train), config.train.seed, epoch), place, batch)
+        return {
+            "step": at,
+            "next_ids": hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()[:16],
+            "lr": learning_rate(config.optim, at, self.progress.total),
+            "optimizer": optimizer,
+            "weights": weights,
+            "world_size": self.world.size,
+            "micro_tokens": self.budget,
+        }
+
+    def _event(self, event: str, step: int | None = None, **values: Any) -> None:
+        if self.log is not None:
+            at = self.progress.step if step is None else step
+            self.log.write("event", at, self.progress.epoch, event=event, **values)
 
     def _step(self, lr: float) -> float | torch.Tensor:
         """Make one optimizer step, with smaller micro-batches where memory runs out."""
@@ -183,7 +346,8 @@ class Loop:
                 plan = self.feed.next_step()
             except BudgetTooSmall as error:
                 raise UsageError(str(error)) from None
-            pretended = self._fault is not None and self._fault[0] == plan.step
+            self._strike(plan)
+            pretended = self._fault is not None and self._fault.step == plan.step
             unproven = not self._proven.holds(plan.cost)
             guard = MemoryGuard(self.world, active=unproven or pretended)
             try:
@@ -192,10 +356,14 @@ class Loop:
             except StepAbandoned:
                 pass  # until here the exception's frames keep the step's activations alive
             self._halve_budget(plan)
+        self._agreement.start(
+            self.stop_raised() or self._asked_to_stop(), self._save_wanted(), self.saver.writing
+        )
         norm = self.engine.step(lr)
         self._proven.add(plan.cost)
         self._loss += loss
-        self.progress.slots.append(plan.cut.slots)
+        self.progress.slots += plan.cut.slots
+        self.progress.slots_most = max(self.progress.slots_most, plan.cut.slots)
         self.progress.examples += plan.cut.examples
         self.meters.step(plan)
         return norm
@@ -212,6 +380,7 @@ class Loop:
         with engine.accumulation():
             for slot in range(plan.cut.slots):
                 last = slot == plan.cut.slots - 1
+                self._watchdog.beat(f"micro-batch {slot} of step {plan.step}")
                 forward = guard.together if engine.meets_in_forward else guard.alone
                 meets = last or engine.meets_in_every_backward
                 backward = guard.together if meets else guard.alone
@@ -232,6 +401,8 @@ class Loop:
         assert micro is not None, "a rank without a micro-batch does not get here"
         logits = self.engine.forward(micro.inputs)[: micro.rows]
         loss = summed_loss(logits, micro.labels, self.regression)
+        if self._met(plan.step, "nan"):
+            loss = loss * float("nan")
         return loss * (micro.weight / plan.cut.examples)
 
     def _backward(self, loss: torch.Tensor | None, last: bool) -> None:
@@ -241,11 +412,23 @@ class Loop:
 
     def _pretend_fault(self, plan: StepPlan, last: bool) -> None:
         """Run out of memory where `train.fault` says so: on the last rank, late in a step."""
-        if self._fault is None or self.world.rank != self.world.size - 1 or not last:
+        if not last or not self._met(plan.step, "oom"):
             return
-        step, below = self._fault
-        if plan.step == step and plan.budget >= (below or self._first_budget):
-            raise torch.OutOfMemoryError(f"pretended at step {step} (train.fault)")
+        assert self._fault is not None
+        if plan.budget >= (self._fault.number or self._first_budget):
+            raise torch.OutOfMemoryError(f"pretended at step {plan.step} (train.fault)")
+
+    def _met(self, step: int, kind: str) -> bool:
+        """Return whether a fault of this kind meets this rank in this step."""
+        fault = self._fault
+        if fault is None or fault.kind != kind or fault.step != step:
+            return False
+        return fault.rank(self.world.size) == self.world.rank
+
+    def _strike(self, plan: StepPlan) -> None:
+        fault = self._fault
+        if fault is not None and fault.kind != "oom" and self._met(plan.step, fault.kind):
+            strike(fault, self.run, self.attempt, self.world.rank)
 
     def _halve_budget(self, plan: StepPlan) -> None:
         """Begin the step of a plan anew with half the budget."""
@@ -257,14 +440,7 @@ class Loop:
                 "--max-length or model, --zero 3, --offload, or a device with more memory"
             )
         self.budget = max(plan.budget // 2, longest)
-        if self.log is not None:
-            self.log.write(
-                "event",
-                plan.step,
-                self.progress.epoch,
-                event="out_of_memory",
-                micro_tokens=self.budget,
-            )
+        self._event("out_of_memory", micro_tokens=self.budget)
         print(f"out of memory: micro-batches of {self.budget} tokens from here on", flush=True)
         self.feed.seek(plan.step, self.budget)
 
@@ -273,10 +449,7 @@ class Loop:
         self._loss.zero_()
         self._steps_since_log, norm = 0, float(norm)
         if not math.isfinite(mean):
-            raise FloatingPointError(
-                f"the loss is {mean} at step {self.progress.step}: a smaller --lr, more warm-up, "
-                "or --precision fp32 or bf16 may help"
-            )
+            raise self._not_finite(mean)
         self._last = {"loss": mean, "lr": lr, **self.meters.window()}
         if self.log is not None:
             values = dict(self._last)
@@ -284,6 +457,12 @@ class Loop:
             if math.isfinite(norm):
                 values["grad_norm"] = norm
             self.log.write("train", self.progress.step, self.progress.epoch, **values)
+
+    def _not_finite(self, mean: float) -> FloatingPointError:
+        return FloatingPointError(
+            f"the loss is {mean} at step {self.progress.step}: a smaller --lr, more warm-up, "
+            "or --precision fp32 or bf16 may help"
+        )
 
     def _evaluation_due(self, per_epoch: int) -> bool:
         step, every = self.progress.step, self.config.train.eval_every
@@ -294,22 +473,34 @@ class Loop:
         return step % (per_epoch if every == "epoch" else every) == 0
 
     def _evaluate(self) -> bool:
-        """Score the validation splits; return whether to stop early."""
-        config, progress, task = self.config, self.progress, self.config.task
+        """Score the validation splits; return whether the run was asked to stop meanwhile."""
         self._write_progress("evaluating")
+        try:
+            self._score()
+        except EvaluationAbandoned:
+            return True
+        self.progress.unevaluated = False
+        return False
+
+    def _score(self) -> None:
+        """Score the validation splits, keep the best weights, see whether to stop early."""
+        config, progress, task = self.config, self.progress, self.config.task
         value: float | None = None
+        found: list[tuple[str, dict[str, float | None]]] = []
         with self.meters.apart("evaluation"):
-            for place, name in enumerate(task.validation_splits):
+            for name in task.validation_splits:
                 split = self.data.splits[name]
                 with self.engine.evaluation():
                     outputs = self.predict(self.engine.eval_module(), split)
                 if self.world.is_main:
                     assert split.labels is not None
-                    scores = compute_metrics(task, outputs, np.asarray(split.labels))
-                    if place == 0:
-                        value = scores[task.primary_metric]
-                    assert self.log is not None
-                    self.log.write("eval", progress.step, progress.epoch, split=name, **scores)
+                    labels = np.asarray(split.labels)
+                    found.append((name, compute_metrics(task, outputs, labels)))
+        if found:
+            value = found[0][1][task.primary_metric]
+        for name, scores in found if self.log is not None else ():
+            assert self.log is not None
+            self.log.write("eval", progress.step, progress.epoch, split=name, **scores)
         value = self.world.broadcast(value)
         if better(task.primary_metric, value, progress.best_value) or progress.best_step is None:
             progress.best_value, progress.best_step, progress.stale = value, progress.step, 0
@@ -320,7 +511,8 @@ class Loop:
                         save_best(self.run, progress.step, weights)
         else:
             progress.stale += 1
-        return bool(config.train.patience) and progress.stale >= config.train.patience
+        if config.train.patience and progress.stale >= config.train.patience:
+            progress.stopped_early = progress.step < progress.total
 
     def predict(
         self, module: torch.nn.Module, split: TokenSplit, autocast: Any = None
@@ -336,14 +528,29 @@ class Loop:
             device=self.engine.device,
             autocast=autocast or self.engine.accumulation(),
             meets_in_forward=self.engine.meets_in_forward and module is self.engine.module,
+            poll=self._polled,
         )
+
+    def _polled(self) -> bool:
+        """Return whether a rank was asked to stop; all ranks call it at the same places."""
+        self._watchdog.beat("an evaluation")
+        self._poll.start(self.stop_raised() or self._asked_to_stop())
+        return self._poll.result()[0]
+
+    def seconds(self) -> float:
+        """Return the seconds of this attempt and, as far as it goes on from them, earlier ones."""
+        return self.earlier_seconds + time.time() - self.started
 
     def _asked_to_stop(self) -> bool:
         """Return whether a person asked this run to stop (rank 0 looks every two seconds)."""
-        if not self.world.is_main or time.monotonic() - self._looked < PROGRESS_SECONDS:
-            return False
-        self._looked = time.monotonic()
-        return bool((read_json(self.run.request) or {}).get("stop"))
+        return self.world.is_main and bool(self._request().get("stop"))
+
+    def _request(self) -> dict[str, Any]:
+        """Return what a person asked of this run (looked at every two seconds)."""
+        if time.monotonic() - self._looked >= PROGRESS_SECONDS:
+            self._looked = time.monotonic()
+            self._requested = read_json(self.run.request) or {}
+        return self._requested
 
     def _write_progress(self, phase: str, force: bool = False) -> None:
         now = time.monotonic()
@@ -363,6 +570,11 @@ class Loop:
                 "primary_metric": self.config.task.primary_metric,
                 "primary_value": progress.best_value,
                 "interrupted": progress.interrupted,
+                "checkpoint": self.saver.last,
+                "step_seconds": max(self._recent, default=None),
+                "save_seconds": self.saver.seconds or None,
+                "world_size": self.world.size,
+                "tracker": self.tracker,
                 **self._last,
             },
             durable=force,  # training does not wait for a disk every few seconds

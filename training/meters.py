@@ -7,7 +7,7 @@ import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -82,6 +82,15 @@ class Meters:
         self._communication.take()  # collectives of evaluating and saving
         setattr(self._apart, name, getattr(self._apart, name) + now - self._since)
         self._since = now
+
+    def state(self) -> dict[str, dict[str, float]]:
+        """Return the counts for a checkpoint."""
+        return {"total": asdict(self._total), "apart": asdict(self._apart)}
+
+    def restore(self, state: dict[str, dict[str, float]]) -> None:
+        """Go on counting from a checkpoint's counts."""
+        self._total, self._apart = _Total(**state["total"]), _Apart(**state["apart"])
+        self._before = _Total(**state["total"])
 
     def waited(self, seconds: float) -> None:
         """Add time that a step waited for its data."""

@@ -19,11 +19,12 @@ import yaml
 from torch import nn
 from transformers.utils import logging as hf_logging
 
+from .checkpoints import best_folder
 from .config import RunConfig, UsageError, load_config
 from .data import ensure_tokenizer, ensure_tokens
 from .distributed import World
 from .engine import AUTOCAST, Engine, autocast, build_engine, check_device
-from .evaluate import to_tensors
+from .evaluate import EvaluationAbandoned, to_tensors
 from .export import export_model, load_best
 from .loop import Loop, Progress
 from .meters import Costs, peak_memory_bytes, probe_peak
@@ -39,7 +40,8 @@ from .models import (
     quadratic_cost,
 )
 from .optim import build_optimizer
-from .rundir import RunDir, write_atomic, write_json
+from .restore import Shards, find_checkpoint, load_optimizer, load_weights
+from .rundir import RunDir, read_json, write_atomic, write_json
 from .tokens import TokenData, collate, open_tokens
 from .tracking import Mirror, NoMirror, RunLog, open_mirror
 
@@ -89,16 +91,25 @@ def _train(
         f"{len(unused)} unused, {torch.get_num_threads()} threads",
         flush=True,
     )
+    checkpoint, notices = find_checkpoint(run, world)
+    shards = Shards(checkpoint.folder) if checkpoint else None
+    if checkpoint and shards:
+        load_weights(model, checkpoint, shards)
     engine = build_engine(
         config, model, build_optimizer(model, config.optim), _zero_settings(config)
     )
     del model
+    held = (0, 0)
+    if checkpoint and shards:
+        held = load_optimizer(engine, checkpoint, shards)
+        shards.close()
     dtype = AUTOCAST.get(config.engine.precision, torch.float32)
     world.barrier()
     peak = float(world.sum(np.array([probe_peak(engine.device, dtype)]))[0])
     passes = 1 / 3 if config.model.freeze_encoder else 1.0
     mirror: Mirror = open_mirror(run, config) if world.is_main else NoMirror()
-    log = RunLog(run, attempt, mirror) if world.is_main else None
+    begin = checkpoint.step if checkpoint else 0
+    log = RunLog(run, attempt, mirror, begin) if world.is_main else None
     loop = Loop(
         config,
         run,
@@ -115,33 +126,54 @@ def _train(
             peak=peak,
         ),
         stop_raised=stop_raised,
+        budget=world.broadcast(_lowered_budget(run, attempt) if world.is_main else None),
     )
+    loop.started = started
+    loop.tracker = {"name": config.tracking.tracker, "mode": mirror.mode, "run_id": mirror.run_id}
     if log is not None:
-        log.write("event", 0, 0.0, event="start", engine=engine.name, world_size=world.size)
+        log.write("event", begin, 0.0, event="start", engine=engine.name, world_size=world.size)
+        for notice in notices:
+            print(f"checkpoint left out: {notice}", flush=True)
+            log.write("event", begin, 0.0, event="checkpoint_damaged", reason=notice)
+    if checkpoint:
+        both = world.gather_all(held)
+        weights, moments = (f"{sum(part[k] for part in both) % 2**64:016x}" for k in (0, 1))
+        loop.restore(checkpoint, weights, moments)
+        print(f"going on from step {checkpoint.step}", flush=True)
     ok = False
     results: dict[str, Any] = {}
     try:
         progress = loop.fit()
         if not progress.interrupted:
             peaks = world.gather(peak_memory_bytes(engine.device))
-            results = _finish(run, config, world, engine, loop, data, tokenizer, hf_config)
-            results |= {
+            try:
+                results = _finish(run, config, world, engine, loop, data, tokenizer, hf_config)
+            except EvaluationAbandoned:
+                loop.interrupt()
+            results = results and results | {
                 "throughput": loop.meters.summary(),
                 "micro_tokens": loop.budget,
                 "peak_memory_bytes": max(peaks, default=0),
-                "wall_seconds": time.time() - started,
+                "wall_seconds": loop.seconds(),
                 "attempts": attempt + 1,
                 "wandb_run_id": mirror.run_id,
             }
-        elif log is not None:
+        if progress.interrupted and log is not None:
             log.write("event", progress.step, progress.epoch, event="interrupted")
         ok = True
     finally:
         mirror.finish(_summary(results), ok)
+    loop.close()
     if world.is_main and results:
         shutil.rmtree(run.checkpoints, ignore_errors=True)
         write_json(run.results, results)
     world.barrier()
+
+
+def _lowered_budget(run: RunDir, attempt: int) -> int | None:
+    """Return the smallest token budget that earlier attempts' verdicts allow, None without any."""
+    verdicts = [read_json(run.verdict(n)) or {} for n in run.attempt_numbers() if n < attempt]
+    return min((v["micro_tokens"] for v in verdicts if v.get("micro_tokens")), default=None)
 
 
 def _prepare_data(run: RunDir, config: RunConfig, world: World) -> tuple[TokenData, Any]:
@@ -206,7 +238,7 @@ def _finish(
     if not best:
         weights = engine.state_dict()
     elif world.is_main:
-        weights = load_best(run.checkpoints / f"step-{progress.best_step}")
+        weights = load_best(best_folder(run, progress.best_step or 0))
     if world.is_main:
         if not weights:
             raise RuntimeError("no weights to export")
@@ -262,8 +294,8 @@ def _results(
         "zero_stage": config.engine.zero,
         "precision": config.engine.precision,
         "global_batch": config.batch.global_batch,
-        "micro_batches": max(progress.slots, default=0),
-        "micro_batches_mean": float(np.mean(progress.slots)) if progress.slots else 0.0,
+        "micro_batches": progress.slots_most,
+        "micro_batches_mean": progress.slots / max(1, progress.step),
         "epochs": progress.epoch,
         "steps": progress.step,
         "examples_seen": progress.examples,

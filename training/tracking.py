@@ -22,6 +22,8 @@ class Mirror(Protocol):
     """A tracker that is shown every line of `metrics.jsonl`."""
 
     run_id: str | None
+    mode: str | None
+    """`online` or `offline`, of a tracker that knows the difference."""
 
     def log(self, line: dict[str, Any]) -> None:
         """Show a line."""
@@ -34,6 +36,7 @@ class NoMirror:
     """No tracker."""
 
     run_id: str | None = None
+    mode: str | None = None
 
     def log(self, line: dict[str, Any]) -> None:
         """Show nothing."""
@@ -56,6 +59,7 @@ class TensorboardMirror:
     """TensorBoard event files below the run directory."""
 
     run_id: str | None = None
+    mode: str | None = None
 
     def __init__(self, run: RunDir) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -138,7 +142,7 @@ class WandbMirror:
             self.why = " ".join(str(error).split())[:200]
             mode, settings["resume"] = "offline", None
             self._run = wandb.init(mode="offline", settings=wandb.Settings(**quiet), **settings)
-        self.mode = mode
+        self.mode: str | None = mode
         self._teardown = wandb.teardown
         self._shown = self._run.step - 1 if mode == "online" else -1
 
@@ -163,12 +167,17 @@ def _mode(mode: str) -> Any:
 class RunLog:
     """Rank 0's pen: appends to `metrics.jsonl` and shows each line to the tracker."""
 
-    def __init__(self, run: RunDir, attempt: int, mirror: Mirror) -> None:
+    def __init__(self, run: RunDir, attempt: int, mirror: Mirror, step: int = 0) -> None:
+        """Show the tracker what is there up to the step that this attempt goes on from.
+
+        What an earlier attempt logged after it is made again.
+        """
         self._path = run.metrics
         self._attempt = attempt
         self.mirror = mirror
         for line in read_metrics(run.metrics):
-            mirror.log(line)
+            if line.get("step", 0) <= step:
+                mirror.log(line)
 
     def write(self, kind: str, step: int, epoch: float, **values: Any) -> None:
         """Append one line."""

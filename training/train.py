@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import os
 import signal
 import sys
@@ -58,6 +60,13 @@ def is_secondary(error: BaseException) -> bool:
     return isinstance(error, (RuntimeError, OSError)) and any(w in text for w in _PEER_DIED)
 
 
+def kind_of(error: BaseException) -> str:
+    """Return what an error is called in the report: its class, or DiskFull."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "DiskFull"
+    return type(error).__name__
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one rank; return 0 when it is done or was interrupted cleanly, else 1."""
     # First of all: a signal that comes while libraries are imported must not end the rank.
@@ -80,16 +89,16 @@ def main(argv: list[str] | None = None) -> int:
         run_training(run, args.attempt, stop_raised)
     except BaseException as error:
         traceback.print_exc()
-        write_json(
-            run.rank_error(args.attempt, node, rank),
-            {
-                "time": time.time(),
-                "kind": type(error).__name__,
-                "message": str(error),
-                "traceback": traceback.format_exc(),
-                "secondary": is_secondary(error),
-            },
-        )
+        report = {
+            "time": time.time(),
+            "kind": kind_of(error),
+            "message": str(error),
+            "traceback": traceback.format_exc(),
+            "secondary": is_secondary(error),
+        }
+        # On a full disk nobody can write it; the log, which is there, has it too.
+        with contextlib.suppress(OSError):
+            write_json(run.rank_error(args.attempt, node, rank), report)
         return 1
     # The interpreter takes its handlers away while it ends; a signal that is repeated then would
     # kill a rank that has done its work. What is ignored stays ignored.
