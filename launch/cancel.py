@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 if not __package__:  # run as a file: the repository root takes the place of launch/
     _root = Path(__file__).resolve().parents[1]
@@ -24,39 +25,53 @@ from training.rundir import RunDir, snapshot, write_json
 def cancel(run_name: str, runs: str | None, yes: bool) -> int:
     """Stop a queued or running run. It can be run again: submit --resume."""
     from launch.existing import current_state, need_run
+    from launch.jobs import open_jobs
     from launch.resolve import runs_folder
 
     run = need_run(runs_folder(runs), run_name)
     state = current_state(run)
-    if state not in ("queued", "running"):
+    jobs = open_jobs(snapshot(run))
+    # A run that nobody runs may still have jobs in the queue: those that were to follow.
+    if state not in ("queued", "running") and not (jobs and jobs[-1]["executor"] == "slurm"):
         print(f"run {run.run_id} is not running: it is {state}")
         return 0
     if not yes and not click.confirm(f"stop run {run.run_id} ({state})?", err=True):
         return 0
-    job = snapshot(run).jobs[-1]
     # Before the signal: whoever sees the job end must already see that it was asked to.
     write_json(run.request, {"stop": True})
-    stop(run, job["job_id"], job["executor"], job.get("host"))
-    print(f"run {run.run_id}: job {job['job_id']} was told to stop")
+    stop(run, jobs)
+    names = ", ".join(str(job["job_id"]) for job in jobs)
+    told = f"job {names} was" if len(jobs) == 1 else f"jobs {names} were"
+    print(f"run {run.run_id}: {told} told to stop" if jobs else f"run {run.run_id} has ended")
     return 0
 
 
-def stop(run: RunDir, job: str, executor: str, host: str | None) -> None:
-    """End a job of a run, by Slurm or by signal.
+def stop(run: RunDir, jobs: list[dict[str, Any]]) -> None:
+    """End jobs of a run, by Slurm or by signal.
 
     Raises:
-        UsageError: Slurm refuses, or the process is another machine's.
+        UsageError: Slurm refuses, or a process is another machine's or another person's.
     """
-    if executor == "slurm":
+    # The last one first: those that wait for the end of another must not start by it.
+    slurm = [str(job["job_id"]) for job in reversed(jobs) if job["executor"] == "slurm"]
+    if slurm:
         import subprocess
 
         try:
-            answer = subprocess.run(["scancel", job], capture_output=True, text=True, check=False)
+            answer = subprocess.run(
+                ["scancel", *slurm], capture_output=True, text=True, check=False
+            )
         except OSError:
             raise UsageError("scancel is not on this machine") from None
         if answer.returncode:
-            raise UsageError(f"Slurm refuses to cancel job {job}: {answer.stderr.strip()}")
-        return
+            said = " ".join(answer.stderr.split())
+            raise UsageError(f"Slurm refuses to cancel job {', '.join(slurm)}: {said}")
+    for job in jobs:
+        if job["executor"] != "slurm":
+            _stop_local(run, job["job_id"], job.get("host"))
+
+
+def _stop_local(run: RunDir, job: str, host: str | None) -> None:
     import os
     import signal
     import socket

@@ -1,4 +1,4 @@
-"""The last job of a run, whoever runs it: Slurm, or a process of this machine."""
+"""The jobs of a run, whoever runs them: Slurm, or a process of this machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from training.rundir import RunDir, Snapshot
 
 
 def last_job(files: Snapshot) -> JobInfo | None:
-    """Return what is known of a run's last job.
+    """Return what is known of a run's job: of its last submission, the one that counts now.
 
     Returns:
         None where nobody can be asked: there is no job, or it is a process of another machine.
@@ -24,28 +24,79 @@ def last_job(files: Snapshot) -> JobInfo | None:
 
 
 def last_jobs(runs: Iterable[Snapshot]) -> dict[str, JobInfo]:
-    """Return what is known of the last jobs of several runs, by run id; one question to Slurm.
+    """Return what is known of the jobs of several runs, by run id; one question to Slurm.
 
-    Finished runs are not asked about.
+    Where jobs were submitted to follow each other, the one that runs counts, else the next one in
+    the queue, else the one that ran last.
 
     Raises:
         SlurmSilent: Slurm does not answer.
     """
-    entries = {files.run_id: files.jobs[-1] for files in runs if files.jobs}
-    found: dict[str, JobInfo] = {}
-    slurm: dict[str, dict[str, Any]] = {}
-    for run_id, entry in entries.items():
+    asked = {files.run_id: (files, last_submission(files)) for files in runs if files.jobs}
+    answers = _ask((run_id, e) for run_id, (_, entries) in asked.items() for e in entries)
+    found = {}
+    for run_id, (files, entries) in asked.items():
+        infos = [i for e in entries if (i := answers.get((run_id, str(e["job_id"]))))]
+        if infos:
+            found[run_id] = _counting(infos, files)
+    return found
+
+
+def open_jobs(files: Snapshot) -> list[dict[str, Any]]:
+    """Return the entries of all jobs of a run that are queued or running, oldest first.
+
+    A process of another machine, which cannot be asked, counts where it is the last job.
+
+    Raises:
+        SlurmSilent: Slurm does not answer.
+    """
+    answers = _ask((files.run_id, entry) for entry in files.jobs)
+    found = []
+    for entry in files.jobs:
+        info = answers.get((files.run_id, str(entry["job_id"])))
+        if info.state != "gone" if info else entry is files.jobs[-1]:
+            found.append(entry)
+    return found
+
+
+def last_submission(files: Snapshot) -> list[dict[str, Any]]:
+    """Return the entries of the jobs that were submitted together last, in their order.
+
+    Where a site does not let jobs be queued again, several follow each other from the start: each
+    names the one that it comes `after`.
+    """
+    chain = files.jobs[-1:]
+    before = {str(entry["job_id"]): entry for entry in files.jobs}
+    while chain and (entry := before.get(str(chain[0].get("after")))) and entry not in chain:
+        chain.insert(0, entry)
+    return chain
+
+
+def _counting(infos: list[JobInfo], files: Snapshot) -> JobInfo:
+    for state in ("running", "queued"):
+        for info in infos:
+            if info.state == state:
+                return info
+    ran = {str(node.get("job_id")) for node in files.nodes.get(max(files.nodes, default=-1), ())}
+    return next((info for info in reversed(infos) if info.id in ran), infos[-1])
+
+
+def _ask(entries: Iterable[tuple[str, dict[str, Any]]]) -> dict[tuple[str, str], JobInfo]:
+    """Return what is known of jobs, by run id and job id."""
+    found: dict[tuple[str, str], JobInfo] = {}
+    slurm: dict[str, tuple[str, dict[str, Any]]] = {}
+    for run_id, entry in entries:
+        job = str(entry["job_id"])
         if entry.get("executor") == "local":
             info = local_job(run_id, entry)
             if info is not None:
-                found[run_id] = info
+                found[run_id, job] = info
         else:
-            slurm[run_id] = entry
+            slurm[job] = (run_id, entry)
     answers = job_states(
-        [e["job_id"] for e in slurm.values()],
-        {e["job_id"]: e["time"] for e in slurm.values() if e.get("time")},
+        list(slurm), {j: e["time"] for j, (_, e) in slurm.items() if e.get("time")}
     )
-    return found | {run_id: answers[e["job_id"]] for run_id, e in slurm.items()}
+    return found | {(run_id, job): answers[job] for job, (run_id, _) in slurm.items()}
 
 
 def local_job(run_id: str, entry: dict[str, Any], proc: Path = Path("/proc")) -> JobInfo | None:
@@ -67,9 +118,9 @@ def local_job(run_id: str, entry: dict[str, Any], proc: Path = Path("/proc")) ->
     return JobInfo(job, "running", "RUNNING", submitted=entry.get("time"))
 
 
-def job_output(run: RunDir, files: Snapshot) -> Path | None:
-    """Return the last job's own output: what came before, and beside, the ranks."""
+def job_output(run: RunDir, files: Snapshot, job: JobInfo | None = None) -> Path | None:
+    """Return a job's own output, the last one's if none is named: what is beside the ranks'."""
     if not files.jobs:
         return None
-    path = run.submitit / f"{files.jobs[-1]['job_id']}_0_log.out"
+    path = run.submitit / f"{job.id if job else files.jobs[-1]['job_id']}_0_log.out"
     return path if path.is_file() else None

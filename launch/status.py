@@ -15,6 +15,7 @@ import click
 
 from launch.flags import FlagCommand
 from launch.main import run_command
+from training.config import UsageError
 from training.rundir import RunDir, Snapshot, list_runs, snapshot
 
 if TYPE_CHECKING:
@@ -25,17 +26,25 @@ if TYPE_CHECKING:
 @click.argument("run_name", metavar="[RUN]", required=False)
 @click.option("--runs", metavar="DIR", help="Runs folder.  [default: $GLUELINE_RUNS or runs]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, or a list of them.")
-def status(run_name: str | None, runs: str | None, as_json: bool) -> int:
+@click.option("--watch", is_flag=True, help="Follow RUN to its end; Ctrl-C stops following only.")
+def status(run_name: str | None, runs: str | None, as_json: bool, watch: bool) -> int:
     """Show how a run is doing: state, progress, the first cause of a failure, where results are.
 
     Without RUN: a table of all runs, newest first.
     """
+    if watch and (run_name is None or as_json):
+        raise UsageError(
+            "--watch follows one run: name it" if run_name is None else "--watch prints no JSON"
+        )
     from launch.existing import need_run
     from launch.resolve import runs_folder
 
     folder = runs_folder(runs)
     if run_name is not None:
-        (seen,) = look([need_run(folder, run_name)])
+        run = need_run(folder, run_name)
+        if watch:
+            return watch_run(run)
+        (seen,) = look([run], history=True)
         print(json.dumps(seen.plain(), ensure_ascii=False) if as_json else describe(seen))
         return 0
     views = look(list_runs(folder))
@@ -46,6 +55,17 @@ def status(run_name: str | None, runs: str | None, as_json: bool) -> int:
     else:
         print(f"no runs in {folder}")
     return 0
+
+
+def watch_run(run: RunDir) -> int:
+    """Follow a run to its end; of one that nobody runs, say how it is. Return the exit status."""
+    from launch.follow import follow
+
+    (seen,) = look([run], history=True)
+    if seen.state in ("queued", "running"):
+        return follow(run)
+    print(describe(seen))
+    return 0 if seen.state == "finished" else 1
 
 
 def job_state(files: Snapshot) -> Literal["queued", "running", "gone"] | None:
@@ -60,8 +80,11 @@ def job_state(files: Snapshot) -> Literal["queued", "running", "gone"] | None:
     return info.state if info else None
 
 
-def look(runs: list[RunDir]) -> list[View]:
-    """Return how runs are. Where Slurm does not answer, their files alone decide."""
+def look(runs: list[RunDir], history: bool = False) -> list[View]:
+    """Return how runs are, with their earlier attempts if `history` is wanted.
+
+    Where Slurm does not answer, their files alone decide.
+    """
     from launch.jobs import last_jobs
     from launch.slurm_site import SlurmSilent
     from launch.view import view
@@ -73,7 +96,7 @@ def look(runs: list[RunDir]) -> list[View]:
     except SlurmSilent as error:
         print(f"note: {error}; shown is what the files say", file=sys.stderr)
         jobs = {}
-    return [view(run, jobs.get(run.run_id), files[run.run_id]) for run in runs]
+    return [view(run, jobs.get(run.run_id), files[run.run_id], history) for run in runs]
 
 
 def describe(seen: View) -> str:
@@ -86,6 +109,11 @@ def describe(seen: View) -> str:
         said = f" ({seen.job}{', ' + seen.reason if seen.reason else ''})" if seen.job else ""
         rows.append(("job", seen.job_id + said))
     rows.append(("folder", seen.path))
+    rows += [("earlier", line) for line in seen.earlier]
+    if seen.checkpoint is not None:
+        rows.append(("saved", f"step {seen.checkpoint}"))
+    if seen.lead_seconds is not None:
+        rows.append(("limit", f"stops to save {seen.lead_seconds:.0f} s before the time limit"))
     for name in ("cause", "log", "results", "model"):
         if value := getattr(seen, name):
             rows.append((name, value))

@@ -8,6 +8,7 @@ from typing import Any
 
 from launch.jobs import job_output
 from launch.slurm_site import JobInfo
+from training.checkpoints import last_step
 from training.rundir import (
     RunDir,
     Snapshot,
@@ -48,19 +49,28 @@ class View:
     """The log to read, an absolute path."""
     results: str | None = None
     model: str | None = None
+    checkpoint: int | None = None
+    """Step of the last complete checkpoint: what a crash now would go back to."""
+    lead_seconds: float | None = None
+    """Of a running job: how long before its time limit it stops to save."""
+    earlier: tuple[str, ...] = ()
+    """How the earlier attempts ended, a line each; only where it was asked for."""
 
     def plain(self) -> dict[str, Any]:
         """Return it ready for JSON."""
         return asdict(self)
 
 
-def view(run: RunDir, job: JobInfo | None, files: Snapshot | None = None) -> View:
+def view(
+    run: RunDir, job: JobInfo | None, files: Snapshot | None = None, history: bool = False
+) -> View:
     """Return what is known of a run.
 
     Args:
         run: the run.
         job: what the scheduler says of its last job; None where it was not asked.
         files: the run's files, if they were read already.
+        history: tell of the earlier attempts too.
     """
     files = files or snapshot(run)
     state = run_state(files, job.state if job else None)
@@ -69,7 +79,7 @@ def view(run: RunDir, job: JobInfo | None, files: Snapshot | None = None) -> Vie
         run_id=run.run_id,
         path=str(run.path),
         state=state,
-        job_id=str(files.jobs[-1]["job_id"]) if files.jobs else None,
+        job_id=job.id if job else str(files.jobs[-1]["job_id"]) if files.jobs else None,
         job=job.slurm if job else None,
         reason=job.reason if job else "",
         attempt=max(files.nodes, default=None),
@@ -80,6 +90,10 @@ def view(run: RunDir, job: JobInfo | None, files: Snapshot | None = None) -> Vie
         metric=progress.get("primary_metric"),
         value=progress.get("primary_value"),
         examples_per_second=progress.get("examples_per_second"),
+        # What was just written stands in the folder; asking it every second costs a busy disk.
+        checkpoint=progress.get("checkpoint") if state == "running" else last_step(run),
+        lead_seconds=_lead(progress) if state == "running" else None,
+        earlier=tuple(earlier_attempts(run, files)) if history else (),
     )
     if state == "finished":
         results = read_json(run.results) or {}
@@ -88,6 +102,7 @@ def view(run: RunDir, job: JobInfo | None, files: Snapshot | None = None) -> Vie
             step=results.get("steps", seen.step),
             metric=results.get("primary_metric", seen.metric),
             value=results.get("primary_value", seen.value),
+            checkpoint=None,
             results=str(run.results),
             model=str(run.model) if run.model.is_dir() else None,
         )
@@ -102,7 +117,7 @@ def explain(run: RunDir, files: Snapshot, job: JobInfo | None) -> tuple[str, Pat
     says = f"Slurm says {job.slurm}" if job and job.slurm not in ("GONE", "UNKNOWN") else ""
     if says and job and job.reason and job.reason != job.slurm:
         says += f", {job.reason}"
-    output = job_output(run, files)
+    output = job_output(run, files, job)
     if not last_attempt(files):
         said = f" ({says})" if says else ""
         text = f"ended before the node agent wrote anything{said}"
@@ -112,19 +127,76 @@ def explain(run: RunDir, files: Snapshot, job: JobInfo | None) -> tuple[str, Pat
     cause = first_cause(files)
     if cause is None:
         return says or "the job was ended from outside: it left no cause", output
-    message = " ".join(str(cause.get("message") or "").split())
-    kind = cause.get("kind")
-    rank = cause.get("rank")
-    where = f"rank {rank} on {cause.get('host')}" if rank is not None else f"{cause.get('host')}"
-    if kind in ("Exit", "SIGKILL") or str(kind).startswith("SIG"):
-        text = f"{message} on {cause.get('host')}" if rank is not None else message
-    else:
-        text = f"{where}: {kind}: {message}"
+    text = cause_text(cause)
     # Slurm knows what no process saw: a node that died, memory that ran out.
     if says and job and job.slurm in ("NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT", "BOOT_FAIL"):
         text += f" ({says})"
     log = cause.get("log")
     return text, (run.path / log if log else output)
+
+
+def cause_text(cause: dict[str, Any]) -> str:
+    """Return a cause of `node-<k>.json`, with its host, in one line."""
+    message = " ".join(str(cause.get("message") or "").split())
+    kind, rank, host = str(cause.get("kind")), cause.get("rank"), cause.get("host")
+    if kind in ("Exit", "SIGKILL") or kind.startswith("SIG"):
+        return f"{message} on {host}" if rank is not None else message
+    return f"{f'rank {rank} on ' if rank is not None else ''}{host}: {kind}: {message}"
+
+
+def earlier_attempts(run: RunDir, files: Snapshot) -> list[str]:
+    """Return how each attempt before the last one ended, a line each, oldest first."""
+    numbers = sorted(files.nodes)[:-1]
+    return [f"attempt {n} {attempt_end(run, files, n)}" for n in numbers]
+
+
+def attempt_end(run: RunDir, files: Snapshot, number: int) -> str:
+    """Return how an attempt ended and what followed from it, in one line."""
+    nodes = files.nodes.get(number, [])
+    ends = {str(node.get("end")) for node in nodes}
+    verdict = read_json(run.verdict(number))
+    if not nodes:
+        text = "ended before the node agent wrote anything"
+    elif "failed" in ends:
+        alone = replace(files, jobs=[], nodes={number: nodes})
+        cause = first_cause(alone)
+        text = f"failed: {cause_text(cause)}" if cause else "failed: it left no cause"
+    elif "interrupted" in ends:
+        signals = sorted({str(node["signal"]) for node in nodes if node.get("signal")})
+        text = "was interrupted" + (f" ({', '.join(signals)})" if signals else "")
+    elif "finished" in ends:
+        text = "finished"
+    else:
+        hosts = ", ".join(sorted({str(node.get("host")) for node in nodes}))
+        text = f"ended without a word on {hosts}"
+    if isinstance(verdict, dict):
+        text += f"; {verdict_text(verdict)}"
+    return text
+
+
+def verdict_text(verdict: dict[str, Any]) -> str:
+    """Return a `verdict.json` in words."""
+    words = {"restart": "started again", "requeue": "queued again", "stop": "not tried again"}
+    text = words.get(str(verdict.get("action")), str(verdict.get("action")))
+    if why := " ".join(str(verdict.get("why") or "").split()):
+        text += f": {why}"
+    if (step := verdict.get("checkpoint")) is not None:
+        text += f", last checkpoint at step {step}"
+    if tokens := verdict.get("micro_tokens"):
+        text += f", micro-batches of {tokens} tokens"
+    if hosts := verdict.get("exclude"):
+        text += f", without {', '.join(map(str, hosts))}"
+    return text
+
+
+def _lead(progress: dict[str, Any]) -> float | None:
+    if progress.get("step_seconds") is None and progress.get("save_seconds") is None:
+        return None
+    try:
+        from slurm.lead import lead_seconds
+    except ModuleNotFoundError:
+        return None
+    return lead_seconds(progress.get("step_seconds"), progress.get("save_seconds"))
 
 
 def headline(seen: View) -> str:

@@ -10,7 +10,7 @@ import pytest
 from launch import jobs
 from launch.jobs import last_jobs
 from launch.slurm_site import JobInfo, SlurmSilent
-from launch.status import job_state, look
+from launch.status import job_state, look, watch_run
 from tests.launch.commandline import ROOT, assert_refused, glueline
 from training.rundir import RunDir, snapshot, write_json
 
@@ -129,6 +129,25 @@ def test_a_run_without_a_job(tmp_path):
     run.config.write_text("{}")
     assert last_jobs([snapshot(run)]) == {}
     assert look([run])[0].state == "created"
+
+
+def test_watching(runs, tmp_path):
+    done = glueline("status", "rte-b", "--watch", "--runs", str(runs), cwd=tmp_path)
+    assert done.returncode == 0 and "results" in done.stdout
+    done = glueline("status", "cola-c", "--watch", "--runs", str(runs), cwd=tmp_path)
+    assert done.returncode == 1 and "--resume cola-c" in done.stdout
+    assert_refused(glueline("status", "--watch", "--runs", str(runs), cwd=tmp_path), "name it")
+    args = ["rte-b", "--watch", "--json", "--runs", str(runs)]
+    assert_refused(glueline("status", *args, cwd=tmp_path), "--watch prints no JSON")
+
+
+def test_watching_follows_what_runs(tmp_path, monkeypatch):
+    run = make(tmp_path, "r", "slurm")
+    info = JobInfo("1", "running", "RUNNING")
+    monkeypatch.setattr(jobs, "job_states", lambda ids, submitted: {"1": info})
+    followed = []
+    monkeypatch.setattr("launch.follow.follow", lambda run: followed.append(run.run_id) or 1)
+    assert watch_run(run) == 1 and followed == ["r"]
 
 
 def test_help_is_quick_and_imports_nothing_heavy(tmp_path):
