@@ -1,0 +1,324 @@
+"""A run that was stopped goes on as if nothing had happened."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from functools import cache
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from training import checkpoints
+from training.config import UsageError
+from training.restore import Checkpoint
+from training.rundir import RunDir, read_json, read_metrics, write_json
+
+from .test_engine import ROOT
+from .test_train import demo, make_run
+
+STEPS = 14
+SETTINGS = (f"train.max_steps={STEPS}", "train.log_every=3", "train.eval_every=6")
+# 47 rows a step over several micro-batches and ranks, some of them empty at the end of an epoch.
+SETTINGS += ("batch.global_batch=47", "batch.micro_tokens=128", "model.dropout=0.1")
+
+
+@pytest.fixture(scope="module")
+def forks():
+    """Return a function that runs the ranks of an attempt and returns their exit codes."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.training.forkserver"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin and process.stdout and process.stdout.readline() == "ready\n"
+
+    def go(run: RunDir, world_size: int = 2, attempt: int = 0, timeout: float = 120) -> list[int]:
+        job = {"run": str(run.path), "attempt": attempt, "world_size": world_size}
+        assert process.stdin and process.stdout
+        process.stdin.write(json.dumps(job | {"timeout": timeout}) + "\n")
+        process.stdin.flush()
+        return json.loads(process.stdout.readline())
+
+    yield go
+    process.stdin.close()
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def straight(forks, runs):
+    """Return a function that trains without interruption, once for each kind."""
+
+    @cache
+    def train(engine: str, world_size: int, precision: str = "fp32", *more: str) -> RunDir:
+        name = f"straight-{engine}-{world_size}-{precision}-{len(more)}"
+        run = make_run(runs / name, demo(), *settings(engine, precision), *more)
+        assert forks(run, world_size) == [0] * world_size, log(run)
+        return run
+
+    return train
+
+
+def settings(engine: str, precision: str = "fp32") -> list[str]:
+    zero = "null" if engine == "ddp" else engine
+    return [*SETTINGS, f"engine.zero={zero}", f"engine.precision={precision}"]
+
+
+def log(run: RunDir, attempt: int = 0) -> str:
+    return "".join(p.read_text()[-3000:] for p in sorted(run.logs(attempt).glob("*.log")))
+
+
+def change(run: RunDir, **engine) -> None:
+    """Change the engine of a run, as `submit --resume` does."""
+    values = yaml.safe_load(run.config.read_text())
+    values["engine"].update(engine)
+    run.config.write_text(yaml.safe_dump(values))
+
+
+def told(run: RunDir) -> list[tuple]:
+    """Return what the log says, without times and speeds."""
+    keys = ("kind", "step", "epoch", "split", "loss", "lr", "grad_norm", "accuracy", "macro_f1")
+    return [
+        tuple(line.get(k) for k in keys)
+        for line in read_metrics(run.metrics)
+        if line["kind"] != "event"
+    ]
+
+
+def events(run: RunDir, name: str) -> list[dict]:
+    return [e for e in read_metrics(run.metrics) if e.get("event") == name]
+
+
+def weights(run: RunDir) -> dict[str, torch.Tensor]:
+    return load_file(run.model / "model.safetensors")
+
+
+def assert_same(run: RunDir, other: RunDir) -> None:
+    """Assert that two runs ended the same, bit for bit."""
+    assert told(run) == told(other)
+    mine, theirs = weights(run), weights(other)
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    results = [read_json(r.results) or {} for r in (run, other)]
+    for key in ("metrics", "examples_seen", "steps", "best_step", "epochs", "micro_batches_mean"):
+        assert results[0][key] == results[1][key], key
+
+
+CASES = [(e, 2, p) for e in ("ddp", "0", "1", "2", "3") for p in ("fp32", "bf16")]
+CASES += [("ddp", 4, "fp32"), ("1", 4, "bf16"), ("2", 4, "fp32"), ("3", 4, "bf16")]
+
+
+@pytest.mark.parametrize(("engine", "world_size", "precision"), CASES)
+def test_stopped_and_killed_it_ends_bit_for_bit_the_same(
+    forks, runs, straight, engine, world_size, precision
+):
+    """Stopped once at a step boundary, then killed between two checkpoints."""
+    whole = straight(engine, world_size, precision)
+    run = make_run(
+        runs / f"cut-{engine}-{world_size}-{precision}",
+        demo(),
+        *settings(engine, precision),
+        "train.fault=stop@3",
+        "train.save_every=5",
+    )
+    assert forks(run, world_size, 0) == [0] * world_size, log(run)
+    assert (read_json(run.progress) or {})["interrupted"] is True
+    assert [e["step"] for e in events(run, "saved")] == [4]
+    run.fault(0).unlink()
+    values = yaml.safe_load(run.config.read_text())
+    values["train"]["fault"] = "kill@8"
+    run.config.write_text(yaml.safe_dump(values))
+    assert -9 in forks(run, world_size, 1)
+    assert checkpoints.last_step(run) == 5
+    assert forks(run, world_size, 2) == [0] * world_size, log(run, 2)
+    saved = {e["step"]: e for e in events(run, "saved")}
+    resumed = events(run, "resumed")
+    assert [e["step"] for e in resumed] == [4, 5]
+    for event in resumed:
+        for key in ("next_ids", "lr", "optimizer", "weights"):
+            assert event[key] == saved[event["step"]][key], key
+    assert_same(run, whole)
+    assert not run.checkpoints.exists()
+
+
+RESIZED = [("ddp", 4, "ddp", 2), ("ddp", 1, "ddp", 4), ("1", 2, "1", 3), ("2", 4, "2", 2)]
+RESIZED += [("3", 2, "3", 3), ("3", 4, "1", 2), ("2", 2, "ddp", 3), ("ddp", 2, "3", 4)]
+
+
+@pytest.mark.parametrize(("engine", "world_size", "then", "size"), RESIZED)
+def test_with_another_size_or_stage_it_is_the_same_experiment(
+    forks, runs, straight, engine, world_size, then, size
+):
+    still = "model.dropout=0"
+    whole = straight(engine, world_size, "fp32", still)
+    name = f"resized-{engine}-{world_size}-{then}-{size}"
+    run = make_run(runs / name, demo(), *settings(engine), still, "train.fault=stop@6")
+    assert forks(run, world_size) == [0] * world_size, log(run)
+    change(run, zero=None if then == "ddp" else int(then))
+    assert forks(run, size, 1) == [0] * size, log(run, 1)
+    (saved,), (resumed,) = events(run, "saved"), events(run, "resumed")
+    assert resumed["world_size"] == size and resumed["from_world_size"] == world_size
+    for key in ("step", "next_ids", "lr", "optimizer", "weights"):
+        assert saved[key] == resumed[key], key
+    for mine, theirs in zip(told(run), told(whole), strict=True):
+        assert mine[:4] == theirs[:4]
+        if mine[4] is not None:
+            assert mine[4] == pytest.approx(theirs[4], rel=1e-4)
+    assert (read_json(run.results) or {})["world_size"] == size
+
+
+@pytest.fixture
+def stopped(forks, runs, request):
+    """A run that saved after steps 2 and 4 and was stopped there."""
+    run = make_run(
+        runs / request.node.name, demo(), *SETTINGS, "train.fault=stop@3", "train.save_every=2"
+    )
+    assert forks(run) == [0, 0], log(run)
+    assert [checkpoints.step_of(p) for p in checkpoints.complete(run)] == [4, 2]
+    return run
+
+
+def flip(folder):
+    path = folder / "shard-00001.safetensors"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def truncate(folder):
+    path = folder / "shard-00000.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def lose(folder):
+    (folder / "shard-00001.safetensors").unlink()
+
+
+def cut_off(folder):
+    """The way a folder looks when the machine stopped in the middle of writing."""
+    folder.rename(checkpoints.temporary_folder(folder))
+
+
+def unsealed(folder):
+    (folder / checkpoints.MANIFEST).unlink()
+
+
+@pytest.mark.parametrize("harm", [flip, truncate, lose, cut_off, unsealed])
+def test_a_damaged_checkpoint_is_never_used(forks, stopped, straight, harm):
+    harm(checkpoints.step_folder(stopped, 4))
+    assert forks(stopped, 2, 1) == [0, 0], log(stopped, 1)
+    assert [e["step"] for e in events(stopped, "resumed")] == [2]
+    if harm in (flip, truncate, lose):
+        (notice,) = events(stopped, "checkpoint_damaged")
+        assert "step-4" in notice["reason"]
+        assert "checkpoint left out: step-4" in log(stopped, 1)
+    assert_same(stopped, straight("ddp", 2, "fp32"))
+
+
+def test_all_damaged_it_starts_at_0(forks, stopped, straight):
+    for folder in checkpoints.complete(stopped):
+        flip(folder)
+    assert forks(stopped, 2, 1) == [0, 0], log(stopped, 1)
+    assert events(stopped, "resumed") == []
+    assert len(events(stopped, "checkpoint_damaged")) == 2
+    assert_same(stopped, straight("ddp", 2, "fp32"))
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused(forks, stopped):
+    manifest = checkpoints.step_folder(stopped, 4) / checkpoints.MANIFEST
+    write_json(manifest, (read_json(manifest) or {}) | {"format": 99})
+    assert forks(stopped, 2, 1) == [1, 1]
+    error = read_json(stopped.rank_error(1, 0, 0)) or {}
+    assert error["kind"] == "UsageError" and "newer glueline" in error["message"]
+
+
+def test_the_budget_found_is_kept(forks, runs):
+    name = "budget"
+    run = make_run(runs / name, demo(), *SETTINGS, "train.fault=oom@1:100", "train.save_every=3")
+    run.request.write_text(json.dumps({"stop": True}))
+    codes = forks(run)
+    assert codes == [0, 0], log(run)
+    assert checkpoints.last_step(run) is not None
+    state = read_json(checkpoints.complete(run)[0] / checkpoints.STATE) or {}
+    run.request.unlink()
+    assert forks(run, 2, 1) == [0, 0], log(run, 1)
+    budget = (read_json(run.results) or {})["micro_tokens"]
+    assert budget <= max(64, state["budget"]) and budget < 128
+
+
+def test_a_verdict_lowers_the_budget(forks, runs):
+    run = make_run(runs / "verdict", demo(), *SETTINGS)
+    run.attempt(0).mkdir(parents=True)
+    write_json(run.verdict(0), {"action": "requeue", "micro_tokens": 64})
+    assert forks(run, 2, 1) == [0, 0], log(run, 1)
+    assert (read_json(run.results) or {})["micro_tokens"] == 64
+
+
+def test_stopped_in_the_final_scoring_it_finishes_later(forks, runs, straight):
+    # The step's own agreement is over: what stops here is the evaluation after the last step.
+    run = make_run(runs / "late", demo(), *SETTINGS, f"train.fault=stop@{STEPS - 1}")
+    assert forks(run) == [0, 0], log(run)
+    assert not run.results.exists() and checkpoints.last_step(run) == STEPS
+    assert forks(run, 2, 1) == [0, 0], log(run, 1)
+    assert_same(run, straight("ddp", 2, "fp32"))
+
+
+def test_nan_stops_at_once(forks, runs):
+    run = make_run(runs / "nan", demo(), *SETTINGS, "train.fault=nan@3", "train.save_every=2")
+    assert forks(run) == [1, 1]
+    error = read_json(run.rank_error(0, 0, 0)) or {}
+    assert error["kind"] == "FloatingPointError" and "--lr" in error["message"]
+    assert checkpoints.last_step(run) == 2
+
+
+def test_a_hang_is_noticed_and_the_rank_named(forks, runs):
+    settings = (*SETTINGS, "train.fault=hang@3:1", "engine.hang_timeout=6")
+    run = make_run(runs / "hang", demo(), *settings)
+    assert 1 in forks(run, timeout=90)
+    errors = [read_json(p) or {} for p in run.logs(0).glob("*.error.json")]
+    primary = [e for e in errors if not e["secondary"]]
+    assert primary and all(e["kind"] == "Hang" and e["rank"] == 1 for e in primary)
+    assert "rank 1 on " in primary[0]["message"] and "step 3" in primary[0]["message"]
+
+
+def test_another_length_is_refused(runs):
+    from training.loop import Loop
+
+    loop = Loop.__new__(Loop)
+    from training.loop import Progress
+
+    loop.progress, loop.world = Progress(total=10), None  # type: ignore[assignment]
+    state = {"progress": {"step": 3, "total": 20}}
+    with pytest.raises(UsageError, match="run of 20 steps, this one has 10"):
+        loop.restore(Checkpoint(runs / "step-3", state), "", "")
+
+
+def test_a_full_disk_costs_the_checkpoint_not_the_run(forks, runs, straight):
+    small = runs / "full"
+    small.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    run = make_run(small / "run", demo(), *SETTINGS, "train.save_every=4", "train.select=last")
+    run.checkpoints.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=48k", "none", str(run.checkpoints)]
+    subprocess.run(mount, check=True)
+    try:
+        codes = forks(run)
+    finally:
+        subprocess.run(["umount", str(run.checkpoints)], check=True)
+    assert codes == [0, 0], log(run)
+    failed = events(run, "save_failed")
+    assert len(failed) == STEPS // 4 and "MB free" in failed[0]["reason"]
+    shutil.rmtree(run.checkpoints, ignore_errors=True)
+    assert told(run) == told(straight("ddp", 2, "fp32"))
