@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.live import Live
@@ -12,8 +13,9 @@ from rich.text import Text
 
 from launch.existing import command_line, run_arguments
 from launch.jobs import last_job
+from launch.mirror import LiveMirror
 from launch.slurm_site import JobInfo, SlurmSilent
-from launch.view import View, explain, headline, view
+from launch.view import View, attempt_end, explain, headline, view
 from training.rundir import RunDir, Snapshot, last_attempt, read_json, snapshot
 
 ASK_SECONDS = 2.0
@@ -25,29 +27,51 @@ SURE = 3
 DETACHED = 130
 
 
-def follow(run: RunDir, interval: float = 1.0, console: Console | None = None) -> int:
+Each = Callable[[Snapshot, "JobInfo | None"], None]
+
+
+def follow(
+    run: RunDir,
+    interval: float = 1.0,
+    console: Console | None = None,
+    each: Each | None = None,
+) -> int:
     """Follow a run's last job, and its requeues, until it is gone.
+
+    Where the run's nodes cannot reach W&B, and this machine can, W&B is shown what it logs.
 
     Args:
         run: the run.
         interval: seconds between two looks at the run's files.
         console: where to print; standard output if none.
+        each: called at every look with the run's files and what the scheduler says.
 
     Returns:
         0 if the run finished, 1 if not, 130 if the person stopped following (the job goes on).
     """
     console = console or Console(highlight=False)
+    mirror = LiveMirror(run).start()
+    status = DETACHED
     try:
         with _Display(console) as display:
-            job = _watch(run, interval, display)
+            job = _watch(run, interval, display, each)
+        status = _conclude(run, job, console)
     except KeyboardInterrupt:
         line = command_line("status", *run_arguments(run))
         console.print(f"the job goes on; to see how it is: {line}", markup=False, soft_wrap=True)
-        return DETACHED
-    return _conclude(run, job, console)
+    finally:
+        try:
+            told = mirror.leave(ok=status != 1)
+        except KeyboardInterrupt:  # once more: without W&B then
+            told = None
+        if told:
+            console.print(told, markup=False, soft_wrap=True)
+    return status
 
 
-def _watch(run: RunDir, interval: float, display: _Display) -> JobInfo | None:
+def _watch(
+    run: RunDir, interval: float, display: _Display, each: Each | None = None
+) -> JobInfo | None:
     """Show how the run is until its job is gone; return the last word of the scheduler."""
     asked, gone = float("-inf"), 0
     job: JobInfo | None = None
@@ -63,7 +87,10 @@ def _watch(run: RunDir, interval: float, display: _Display) -> JobInfo | None:
             except SlurmSilent as error:
                 note = f"{error}; asking again"
             gone = gone + 1 if is_over(files, job) and not note else 0
+        if each is not None:
+            each(files, job)
         seen = view(run, job, files)
+        display.attempts(run, files)
         left = pace.left(seen, now) if seen.state == "running" else None
         display.show(seen, headline(seen) + time_left(left) + (f"  ({note})" if note else ""))
         if gone >= SURE:
@@ -116,6 +143,8 @@ class _Display:
         self.shown: tuple[object, ...] = ()
         self.text = ""
         self.moment = float("-inf")
+        self.ended: int | None = None
+        """Attempts that had ended at the last look; None before the first."""
 
     def __enter__(self) -> _Display:
         if self.console.is_terminal:
@@ -125,6 +154,14 @@ class _Display:
     def __exit__(self, *exc: object) -> None:
         if self.console.is_terminal:
             self.live.stop()
+
+    def attempts(self, run: RunDir, files: Snapshot) -> None:
+        """Say how attempts ended that had another one after them since the last look."""
+        numbers = sorted(files.nodes)[:-1]
+        for number in numbers[self.ended :] if self.ended is not None else ():
+            text = f"attempt {number} {attempt_end(run, files, number)}"
+            self.console.print(text, markup=False, soft_wrap=True)
+        self.ended = len(numbers)
 
     def show(self, seen: View, line: str) -> None:
         """Show where the run is."""

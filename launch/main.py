@@ -12,6 +12,8 @@ COMMANDS = {
     "submit": "Submit a fine-tuning run to Slurm, or run it on this machine.",
     "status": "Show how runs are doing, and the first cause of a failure.",
     "cancel": "Stop a queued or running run.",
+    "sync": "Send runs to W&B that could not reach it from their nodes.",
+    "rehearse": "Hurt a run on purpose, and see that it goes on where it was.",
     "prepare": "Look at a task's rows, tokenise them ahead of time.",
     "predict": "Label texts with a finished run's model.",
 }
