@@ -11,6 +11,7 @@ import io
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from slurm.command import (
     python_path,
     torchrun_argv,
 )
+from slurm.verdicts import REQUEUE
 from training.config import RunConfig, UsageError
 from training.rundir import RunDir
 
@@ -42,8 +44,15 @@ SCRUBBED_PREFIXES = ("PMI", "PMIX_", "OMPI_", "TORCHELASTIC_", "PET_")
 """Beyond what submitit removes: what tells a process that it is part of somebody's MPI job."""
 
 
-def make_executor(config: RunConfig, run: RunDir) -> SlurmExecutor | LocalExecutor:
+def make_executor(
+    config: RunConfig, run: RunDir, after: str | None = None
+) -> SlurmExecutor | LocalExecutor:
     """Return submitit's executor, set up for this run.
+
+    Args:
+        config: the run.
+        run: its directory.
+        after: a job that must have ended, in whatever way, before this one starts.
 
     Raises:
         UsageError: srun is missing, or a value cannot stand in a batch script.
@@ -61,15 +70,39 @@ def make_executor(config: RunConfig, run: RunDir) -> SlurmExecutor | LocalExecut
         )
     except RuntimeError:  # no srun
         raise UsageError("srun is not on this machine: use --executor local") from None
-    executor.update_parameters(**slurm_parameters(config, run))
+    executor.update_parameters(**slurm_parameters(config, run, after))
     return executor
 
 
-def slurm_parameters(config: RunConfig, run: RunDir) -> dict[str, Any]:
-    """Return what submitit is told, by its own names.
+def queues_again(config: RunConfig) -> bool:
+    """Return whether the job may be put back into the queue after an interruption or a failure.
 
     Raises:
-        UsageError: a key or value of `cluster.sbatch` cannot be passed on.
+        UsageError: it is asked for, and cannot be.
+    """
+    asked = config.cluster.requeue
+    if config.cluster.executor == "local" or asked == "no":
+        return asked != "no"
+    forbidden = "no-requeue" in sbatch_options(config.cluster.sbatch)
+    scontrol = shutil.which("scontrol") is not None
+    if asked == "yes" and forbidden:
+        raise UsageError(
+            "cluster.requeue is yes, but --sbatch says no-requeue: leave one of them out"
+        )
+    if asked == "yes" and not scontrol:
+        raise UsageError(
+            "cluster.requeue is yes, but scontrol is not on this machine's PATH: with "
+            "--set cluster.requeue=no further jobs wait behind the first one instead"
+        )
+    return scontrol and not forbidden
+
+
+def slurm_parameters(config: RunConfig, run: RunDir, after: str | None = None) -> dict[str, Any]:
+    """Return what submitit is told, by its own names; the arguments are those of `make_executor`.
+
+    Raises:
+        UsageError: a key or value of `cluster.sbatch` cannot be passed on, or the job cannot be
+            queued again as it should.
     """
     cluster = config.cluster
     more = sbatch_options(cluster.sbatch)
@@ -91,13 +124,19 @@ def slurm_parameters(config: RunConfig, run: RunDir) -> dict[str, Any]:
         "signal_delay_s": signal_seconds(cluster.time_minutes),
         "stderr_to_stdout": True,
         "srun_args": ["--kill-on-bad-exit=1", "--wait=0"],
-        "setup": setup_lines(config),
+        "dependency": f"afterany:{after}" if after else None,
+        "setup": setup_lines(config, run),
     }
     # A key of sbatch that submitit knows must replace its value, not stand beside it.
     renamed = {_SUBMITIT_NAMES.get(k, k): v for k, v in more.items()}
-    additional = {"requeue": True, "chdir": str(run.path)} | renamed
-    if "no-requeue" in additional:
-        del additional["requeue"]
+    additional: dict[str, Any] = {"chdir": str(run.path)}
+    additional["requeue" if queues_again(config) else "no-requeue"] = True
+    if cluster.min_nodes is not None and cluster.min_nodes < cluster.nodes:
+        additional["nodes"] = f"{cluster.min_nodes}-{cluster.nodes}"
+    if after and "dependency" in renamed:
+        # Behind the job before it, which waits for what the person named.
+        del renamed["dependency"]
+    additional |= renamed
     return {
         **{k: v for k, v in parameters.items() if v is not None},
         "wckey": None,
@@ -144,7 +183,7 @@ def signal_seconds(minutes: int) -> int:
     return min(SIGNAL_SECONDS, int(minutes * 60 * 0.3))
 
 
-def setup_lines(config: RunConfig) -> list[str]:
+def setup_lines(config: RunConfig, run: RunDir) -> list[str]:
     """Return the lines of the batch script before srun."""
     lines = [
         "unset " + " ".join(INHERITED),
@@ -155,7 +194,28 @@ def setup_lines(config: RunConfig) -> list[str]:
     ]
     lines += _python_path_lines()
     lines += [f"export {k}={shlex.quote(v)}" for k, v in config.cluster.env.items()]
-    return lines
+    return lines + afterword_lines(config, run)
+
+
+def afterword_lines(config: RunConfig, run: RunDir) -> list[str]:
+    """Return the lines that have the last word after srun failed; its exit status stays.
+
+    TERM must not end the shell, or nobody would be left to put the job back into the queue. The
+    trap that does nothing leaves TERM as it was for srun.
+    """
+    words = shlex.join([sys.executable, "-u", "-m", "slurm.afterword", str(run.path)])
+    return [
+        f"export {REQUEUE}={'yes' if queues_again(config) else 'no'}",
+        "glueline_afterword() {",
+        "  local status=$?",
+        "  set +e",
+        "  trap '' TERM USR2",
+        f'  [ "$status" = 0 ] || (cd / && PYTHONSAFEPATH=1 exec {words})',
+        '  exit "$status"',
+        "}",
+        "trap glueline_afterword EXIT",
+        "trap : TERM USR2",
+    ]
 
 
 def _python_path_lines() -> list[str]:
@@ -200,7 +260,7 @@ def node_command(config: RunConfig, run: RunDir) -> str:
     meet = {"host": "@HEAD", "port": "@PORT", "id": "@ID"}
     argv = torchrun_argv(
         python=sys.executable,
-        nodes=cluster.nodes,
+        nodes="@NODES",
         procs=procs,
         node="@NODE",
         meet=meet,
@@ -212,6 +272,7 @@ def node_command(config: RunConfig, run: RunDir) -> str:
         "@PORT": '"$port"',
         "@ID": '"$job-$attempt"',
         "@NODE": '"$node"',
+        "@NODES": str(cluster.nodes) if cluster.min_nodes is None else '"$SLURM_JOB_NUM_NODES"',
         "@ATTEMPT": '"$attempt"',
     }
     words = [variables.get(word) or shlex.quote(word) for word in argv]
@@ -255,13 +316,16 @@ def node_command(config: RunConfig, run: RunDir) -> str:
     )
 
 
-def submit_job(config: RunConfig, run: RunDir, first_attempt: int | None = None) -> str:
+def submit_job(
+    config: RunConfig, run: RunDir, first_attempt: int | None = None, after: str | None = None
+) -> str:
     """Submit the run and return the job's id: Slurm's, or the pid of a local job's controller.
 
     Args:
         config: the run.
         run: its directory, written.
         first_attempt: number of the first attempt; none: the next one that has no folder.
+        after: a job that must have ended, in whatever way, before this one starts.
 
     Raises:
         UsageError: Slurm refuses (its reason, in full), or sbatch is missing. Nothing of
@@ -275,7 +339,7 @@ def submit_job(config: RunConfig, run: RunDir, first_attempt: int | None = None)
     there = run.submitit.is_dir()
     try:
         with scrubbed_environment(), _quiet():
-            executor = make_executor(config, run)
+            executor = make_executor(config, run, after)
             job = executor.submit(NodeAgent(str(run.path), first_attempt))
             return job.job_id
     except BaseException as error:
@@ -366,7 +430,12 @@ def start_detached(config: RunConfig, folder: Path, command: str) -> subprocess.
         "SUBMITIT_LOCAL_WITH_SHELL": "",  # we `exec`: the controller's pid is the shell's
         "CUDA_VISIBLE_DEVICES": visible_gpus(config, os.environ.get("CUDA_VISIBLE_DEVICES")),
     }
-    controller = [sys.executable, "-m", "submitit.local._local", str(folder)]
+    # As `-m submitit.local._local` does, which starts a job again five times and no more.
+    code = (
+        "import sys, submitit.local._local as own; "
+        f"own.Controller(own.Path(sys.argv[1])).run({config.cluster.max_requeues + 1})"
+    )
+    controller = [sys.executable, "-c", code, str(folder)]
     script = "\n".join(
         [*config.cluster.setup, *_python_path_lines(), f"exec {shlex.join(controller)}"]
     )

@@ -176,7 +176,8 @@ def start(config: RunConfig, run: RunDir, plan: Plan) -> str:
 def submit_jobs(config: RunConfig, run: RunDir, first_attempt: int, **noted: Any) -> str:
     """Submit a run's job, add it to the run's list of jobs and return its id.
 
-    Every submission, the first and a resumed one, goes through here.
+    Every submission, the first and a resumed one, goes through here. Where the job may not be
+    queued again, others are submitted behind it, each waiting for the one before.
 
     Args:
         config: the run, as its `config.yaml` says.
@@ -187,10 +188,22 @@ def submit_jobs(config: RunConfig, run: RunDir, first_attempt: int, **noted: Any
     Raises:
         UsageError: Slurm refuses.
     """
-    from launch.executor import submit_job
+    from launch.executor import queues_again, submit_job
 
     job = submit_job(config, run, first_attempt)
     note_job(config, run, job, first_attempt, **noted)
+    if config.cluster.executor == "local" or queues_again(config):
+        return job
+    last = job
+    for place in range(1, config.cluster.successors + 1):
+        try:
+            behind = submit_job(config, run, first_attempt, after=last)
+        except UsageError as error:
+            # The first one stands, and the run can be resumed by hand.
+            print(f"note: no successor {place} of job {job}: {error}", file=sys.stderr)
+            break
+        note_job(config, run, behind, first_attempt, after=last)
+        last = behind
     return job
 
 

@@ -39,14 +39,12 @@ def read_allocation(environ: Mapping[str, str] = os.environ) -> Allocation:
     if raw is None or environ.get("SUBMITIT_EXECUTOR") == "local":
         job = environ.get("SUBMITIT_LOCAL_JOB_ID", str(os.getpid()))
         return Allocation(job, job, ("127.0.0.1",), 0, cores, 0, False)
-    from submitit.slurm.slurm import SlurmJobEnvironment
-
     given = environ.get("SLURM_CPUS_ON_NODE", "")
     array, task = environ.get("SLURM_ARRAY_JOB_ID"), environ.get("SLURM_ARRAY_TASK_ID")
     return Allocation(
         job_id=f"{array}_{task}" if array and task else raw,
         raw_id=raw,
-        hosts=tuple(SlurmJobEnvironment().hostnames),
+        hosts=expand_hosts(environ.get("SLURM_JOB_NODELIST", "")) or (socket.gethostname(),),
         node=int(environ.get("SLURM_NODEID", 0)),
         # Where tasks are not bound to cores the affinity is the whole machine.
         cores=min(cores, int(given)) if given.isdigit() and int(given) else cores,
@@ -54,6 +52,13 @@ def read_allocation(environ: Mapping[str, str] = os.environ) -> Allocation:
         restarts=int(environ.get("SLURM_RESTART_COUNT") or 0),
         slurm=True,
     )
+
+
+def expand_hosts(text: str) -> tuple[str, ...]:
+    """Return the host names in Slurm's short form, `gpu[07-08,11],login1`."""
+    from submitit.slurm.slurm import _parse_node_list
+
+    return tuple(_parse_node_list(text)) if text else ()
 
 
 def can_bind(port: int) -> bool:

@@ -38,6 +38,8 @@ class Cause:
     """Log to read, relative to the run directory."""
     secondary: bool = False
     """It only follows from the death of another rank."""
+    blame: str | None = None
+    """The host that is to blame, where that is another one than the reporter's."""
 
     def plain(self) -> dict[str, Any]:
         """Return it ready for JSON."""
@@ -80,6 +82,21 @@ def describe_death(death: Death) -> tuple[str, str]:
     return name, f"rank {death.rank} was killed (signal {number}, {name})"
 
 
+_FULL = ("No space left on device", "Disk quota exceeded")
+_TAIL_BYTES = 4096
+
+
+def last_words(log: Path) -> str:
+    """Return the last line of a log; empty where there is none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
+
+
 def find_cause(
     run: RunDir, attempt: int, node: int, ranks: Sequence[int], exit_code: int, now: float
 ) -> Cause:
@@ -114,7 +131,8 @@ def find_cause(
                     time=float(error.get("time") or now),
                     kind=str(error.get("kind") or "Exception"),
                     message=str(error.get("message") or ""),
-                    rank=rank,
+                    # Whoever reports a hang is not the one that hangs.
+                    rank=error["rank"] if isinstance(error.get("rank"), int) else rank,
                     log=log_of(rank),
                     secondary=bool(error.get("secondary")),
                 )
@@ -123,7 +141,7 @@ def find_cause(
         text = run.torchrun_log(attempt, node).read_text(errors="replace")
     except OSError:
         text = ""
-    spoke = {c.rank for c in told}
+    spoke = {r for r in ranks if run.rank_error(attempt, node, r).exists()}
     deaths = parse_torchrun(text)
     first = min((d.time for d in deaths), default=0.0)
     seen = []
@@ -132,6 +150,10 @@ def find_cause(
         ended = death.exitcode == -signal.SIGTERM or death.time > first + SAME_MOMENT_SECONDS
         if death.rank not in spoke and not ended:
             kind, message = describe_death(death)
+            words = last_words(run.path / log_of(death.rank)) if kind == "Exit" else ""
+            if any(full in words for full in _FULL):
+                # Where the disk is full a rank cannot write its report.
+                kind, message = "DiskFull", words
             seen.append(Cause(death.time or now, kind, message, death.rank, log_of(death.rank)))
     primary = sorted((c for c in told if not c.secondary), key=lambda c: c.time)
     secondary = sorted((c for c in told if c.secondary), key=lambda c: c.time)

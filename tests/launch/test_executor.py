@@ -40,7 +40,8 @@ def srun(tmp_path, monkeypatch):
     (tools / "srun").write_text("#!/bin/sh\n")
     (tools / "sbatch").write_text(f"#!/bin/sh\n. {tools}/answer\n")
     (tools / "answer").write_text("echo Submitted batch job 4711\n")
-    for tool in ("srun", "sbatch"):
+    (tools / "scontrol").write_text("#!/bin/sh\n")
+    for tool in ("srun", "sbatch", "scontrol"):
         (tools / tool).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
     return tools

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm import processes
+from slurm import processes, scontrol
 from slurm.agent import being_preempted
 from slurm.allocation import Allocation, meeting_point, read_allocation
 from slurm.command import project_root
@@ -238,8 +238,9 @@ PREEMPTED = "JobId=5 JobName=x JobState=RUNNING Reason=None PreemptTime=2026-01-
         ("", False),
     ],
 )
-def test_being_preempted(text, expected):
-    assert being_preempted("5", lambda *words: text) is expected
+def test_being_preempted(text, expected, monkeypatch):
+    monkeypatch.setattr(scontrol, "ask", lambda *words, **how: text)
+    assert being_preempted("5") is expected
 
 
 BLOCK = """

@@ -21,6 +21,8 @@ class ClusterConfig:
     """auto is Slurm where sbatch answers; local runs on this machine."""
     nodes: int = option(1, "--nodes", "N")
     """Nodes."""
+    min_nodes: int | None = option(None, "--min-nodes", "N")
+    """Fewest nodes to start on; a job that is queued again takes what there is, up to --nodes."""
     procs_per_node: int | None = option(None, "--procs-per-node", "P")
     """Ranks per node; none: the GPUs of a node, else 1."""
     gpus_per_node: int | None = option(None, "--gpus-per-node", "N")
@@ -49,8 +51,15 @@ class ClusterConfig:
     """Network interface for gloo and NCCL; none lets them choose."""
     shared: tuple[str, ...] = ()
     """Folders that all nodes see although they look local (below /tmp, say)."""
-    max_requeues: int = 3
-    """How often a job that was preempted or met its time limit is queued again."""
+    max_requeues: int = 50
+    """How often a job that was preempted, met its time limit or failed is queued again."""
+    max_retries: int = 3
+    """Failures in a row, without a newer checkpoint between them, that are tried again."""
+    requeue: Literal["auto", "yes", "no"] = "auto"
+    """Queue the job again after an interruption or a failure. no, for sites that forbid it: as
+    many jobs as `successors` says wait behind it. auto: yes, where scontrol is on the PATH."""
+    successors: int = 2
+    """Jobs that are submitted behind the first one where it may not be queued again."""
 
     @property
     def time_minutes(self) -> int:
@@ -70,6 +79,10 @@ class ClusterConfig:
         """Raise `UsageError` for values out of range."""
         if self.nodes < 1:
             raise UsageError(f"--nodes must be at least 1, got {self.nodes}")
+        if self.min_nodes is not None and not 1 <= self.min_nodes <= self.nodes:
+            raise UsageError(
+                f"--min-nodes must be between 1 and --nodes {self.nodes}, got {self.min_nodes}"
+            )
         for key in ("procs_per_node", "cpus_per_node"):
             value = getattr(self, key)
             if value is not None and value < 1:
@@ -85,5 +98,6 @@ class ClusterConfig:
                 f"--executor local has one node, {self.nodes} asked: use --procs-per-node "
                 f"{self.nodes * (self.procs_per_node or 1)}"
             )
-        if self.max_requeues < 0:
-            raise UsageError(f"cluster.max_requeues must not be below 0, got {self.max_requeues}")
+        for key in ("max_requeues", "max_retries", "successors"):
+            if getattr(self, key) < 0:
+                raise UsageError(f"cluster.{key} must not be below 0, got {getattr(self, key)}")

@@ -1,0 +1,171 @@
+"""What happens after srun: `python -m slurm.afterword RUN`, at the end of the batch script.
+
+The agents have ended, or were ended; the job still holds its nodes. Here the first cause of the
+failure is looked up and the policy asked what follows: the job goes back into the queue, avoiding
+a bad host, or it has failed. Standard library and our own modules only: no torch.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from slurm import scontrol
+from slurm.allocation import expand_hosts, read_allocation
+from slurm.scontrol import Refused, Silent, say
+from slurm.verdicts import (
+    asked_to_end,
+    judge,
+    may_requeue,
+    means_of,
+    node_records,
+    resume_line,
+    write_verdict,
+)
+from training.config import RunConfig, UsageError, load_config
+from training.rundir import RunDir, read_json
+
+
+def afterword(run: RunDir, environ: Mapping[str, str]) -> str:
+    """Decide what follows a job whose srun failed, do it, and return it in words.
+
+    Args:
+        run: the run.
+        environ: the batch script's variables.
+
+    Raises:
+        UsageError: the configuration cannot be read.
+        OSError: the verdict cannot be written.
+    """
+    job, restarts, hosts = _job(environ)
+    if read_json(run.results) is not None:
+        return "the run finished"
+    if asked_to_end(run):
+        return "a person asked for the end"
+    found = _last_attempt(run, job, restarts)
+    if found is None:
+        return "no agent left a record, so nothing can be said of the failure"
+    attempt, nodes = found
+    if run.verdict(attempt).exists():
+        return "decided already"
+    ends = {n.get("end") for n in nodes}
+    if "failed" not in ends and all(n.get("ended") for n in nodes) and len(nodes) == len(hosts):
+        return f"the ranks were {' and '.join(sorted(map(str, ends)))}: nothing failed"
+    config = load_config(run.config)
+    if not may_requeue(config, environ):
+        return _chain(run, config, job, attempt, nodes, hosts)
+    fields = scontrol.patiently(lambda: scontrol.show_job(job))
+    state = fields.get("JobState", "unknown")
+    if state != "RUNNING" or int(fields.get("Restarts", restarts)) != restarts:
+        return f"the job is {state} by now: Slurm, or a person, decided"
+    return _queue(run, config, job, restarts, attempt, nodes, hosts, fields)
+
+
+def _chain(
+    run: RunDir,
+    config: RunConfig,
+    job: str,
+    attempt: int,
+    nodes: list[dict[str, Any]],
+    hosts: tuple[str, ...],
+) -> str:
+    """Write the verdict for the job that waits behind this one, if there is one."""
+    jobs = (read_json(run.jobs) or {}).get("jobs", [])
+    behind = any(str(entry.get("after")) == job for entry in jobs)
+    means = means_of(run, config, can_requeue=behind)
+    verdict = judge(run, attempt, nodes, means, procs=_procs(config), hosts=hosts)
+    write_verdict(run, attempt, verdict)
+    return verdict.why + ("; the next job goes on" if verdict.action == "requeue" else "")
+
+
+def _queue(
+    run: RunDir,
+    config: RunConfig,
+    job: str,
+    restarts: int,
+    attempt: int,
+    nodes: list[dict[str, Any]],
+    hosts: tuple[str, ...],
+    fields: Mapping[str, str],
+) -> str:
+    """Write the verdict and put the job back into the queue if it says so."""
+    try:
+        usable = scontrol.usable_hosts(fields.get("Partition", ""))
+    except (Refused, Silent):
+        usable = set()  # not known: no host is excluded
+    old = fields.get("ExcNodeList")
+    means = means_of(
+        run,
+        config,
+        can_requeue=restarts < config.cluster.max_requeues,
+        can_exclude=True,
+    )
+    verdict = judge(
+        run,
+        attempt,
+        nodes,
+        means,
+        procs=_procs(config),
+        hosts=hosts,
+        needed=config.cluster.min_nodes or config.cluster.nodes,
+        usable=usable - set(expand_hosts(old or "")),
+    )
+    # Before the requeue: the next attempt reads it.
+    write_verdict(run, attempt, verdict)
+    if verdict.action != "requeue":
+        return verdict.why
+    try:
+        scontrol.requeue(job)
+    except (Refused, Silent) as error:
+        why = f"{verdict.why}, but Slurm does not queue it again: {error}; to go on, "
+        why += resume_line(run)
+        write_verdict(run, attempt, replace(verdict, action="stop", why=why))
+        return why
+    if verdict.exclude:
+        try:
+            # Possible only now: Slurm refuses it for a running job.
+            scontrol.exclude_hosts(job, list(verdict.exclude), old)
+        except (Refused, Silent) as error:
+            say(f"the job may come back to {', '.join(verdict.exclude)}: {error}")
+    return f"queued again: {verdict.why}"
+
+
+def _job(environ: Mapping[str, str]) -> tuple[str, int, tuple[str, ...]]:
+    allocation = read_allocation(environ)
+    return allocation.job_id, allocation.restarts, allocation.hosts
+
+
+def _last_attempt(run: RunDir, job: str, restarts: int) -> tuple[int, list[dict[str, Any]]] | None:
+    """Return this start's last attempt and its records; None if its agents left none."""
+    for number in reversed(run.attempt_numbers()):
+        nodes = [n for n in node_records(run, number) if n.get("job_id") == job]
+        if nodes:
+            return (number, nodes) if nodes[0].get("restarts", restarts) == restarts else None
+    return None
+
+
+def _procs(config: RunConfig) -> int:
+    return config.cluster.procs_per_node or 1
+
+
+def main() -> int:
+    """Run it. The exit status of the job is not ours to change: always 0."""
+    # The requeue's own TERM comes while there is still something to do.
+    for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        say(afterword(RunDir(sys.argv[1]), os.environ))
+    except (UsageError, Refused, Silent, OSError) as error:
+        say(f"not queued again: {error}")
+    except Exception:
+        say(f"not queued again:\n{traceback.format_exc()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

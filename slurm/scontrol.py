@@ -1,0 +1,169 @@
+"""What a running job asks of Slurm, and asks again while the controller is away."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+ANSWER_SECONDS = 60.0
+"""How long one command may take."""
+PATIENCE_SECONDS = 600.0
+"""How long a controller that restarts, or moves to its backup, is waited for."""
+PAUSE_SECONDS = 2.0
+
+_SILENT = re.compile(
+    r"unable to contact|connect failure|connection (failure|refused|reset|timed out)|timed out|"
+    r"zero bytes|standby|not responding|no route to host|try again|temporarily|"
+    r"unable to establish|slurm backup controller",
+    re.I,
+)
+_FIELD = re.compile(r"(?:^|\s)([A-Za-z][\w/:]*)=(\S*)")
+
+
+class Refused(Exception):
+    """Slurm answered no. The message is its own."""
+
+
+class Silent(Exception):
+    """The controller does not answer."""
+
+
+def say(text: str) -> None:
+    """Write a line to the job's own output."""
+    print(f"glueline: {text}", file=sys.stderr, flush=True)
+
+
+def ask(*command: str, seconds: float = ANSWER_SECONDS) -> str:
+    """Run a command of Slurm and return what it prints.
+
+    Raises:
+        Refused: it ended with an error, or is not there.
+        Silent: the controller does not answer.
+    """
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+            # A person's own format for times would not be understood.
+            env=os.environ | {"SLURM_TIME_FORMAT": "standard"},
+        )
+    except subprocess.TimeoutExpired:
+        raise Silent(f"{command[0]} took more than {seconds:.0f} s") from None
+    except OSError as error:
+        raise Refused(f"{command[0]}: {error.strerror}") from None
+    if done.returncode:
+        said = " ".join((done.stderr or done.stdout).split())
+        raise (Silent if _SILENT.search(said) else Refused)(said or f"{command[0]} failed")
+    return done.stdout
+
+
+def patiently(call: Callable[[], T], seconds: float = PATIENCE_SECONDS) -> T:
+    """Return what a question to Slurm returns, asked again while the controller is away.
+
+    Raises:
+        Refused: Slurm answered no.
+        Silent: it did not answer for all of `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    told = False
+    while True:
+        try:
+            return call()
+        except Silent as error:
+            if time.monotonic() + PAUSE_SECONDS >= deadline:
+                raise
+            if not told:
+                say(f"Slurm does not answer, asking again: {error}")
+                told = True
+            time.sleep(PAUSE_SECONDS)
+
+
+def job_fields(text: str) -> dict[str, str]:
+    """Return the fields of `scontrol show job -o`; what is not given is left out."""
+    lines = text.splitlines()
+    found = dict(_FIELD.findall(lines[0])) if lines else {}
+    return {k: v for k, v in found.items() if v not in ("", "(null)", "None", "N/A", "Unknown")}
+
+
+def show_job(job: str, seconds: float = ANSWER_SECONDS) -> dict[str, str]:
+    """Return what Slurm knows of a job.
+
+    Raises:
+        Refused, Silent: as `ask`.
+    """
+    return job_fields(ask("scontrol", "show", "job", "-o", job, seconds=seconds))
+
+
+def is_preempted(fields: Mapping[str, str]) -> bool:
+    """Return whether Slurm is about to preempt a job that still runs (its grace time)."""
+    return fields.get("JobState") == "RUNNING" and "PreemptTime" in fields
+
+
+def requeue(job: str, patience: float = PATIENCE_SECONDS) -> None:
+    """Put a running job back into the queue; one that is there already is left alone.
+
+    Args:
+        job: as a person types it: `12_3` of an array element. Its plain number could be the
+            whole array's.
+        patience: seconds to wait for a controller that is away.
+
+    Raises:
+        Refused, Silent: as `patiently`.
+    """
+    try:
+        patiently(lambda: ask("scontrol", "requeue", job), patience)
+    except Refused as error:
+        # An answer that was lost on its way may have been yes.
+        if "pending" not in str(error).lower():
+            raise
+
+
+def exclude_hosts(job: str, hosts: list[str], already: str | None) -> None:
+    """Keep a queued job away from hosts, besides those that it avoids already.
+
+    Raises:
+        Refused, Silent: as `patiently`.
+    """
+    names = ",".join([*([already] if already else []), *hosts])
+    patiently(lambda: ask("scontrol", "update", f"JobId={job}", f"ExcNodeList={names}"), 60.0)
+
+
+def usable_hosts(partition: str) -> set[str]:
+    """Return the hosts of a partition that are not down or drained.
+
+    Raises:
+        Refused, Silent: as `ask`.
+    """
+    found = set()
+    for line in ask("sinfo", "-h", "-N", "-p", partition, "-o", "%N|%t").splitlines():
+        name, _, state = line.strip().partition("|")
+        if not re.match(r"(down|drain|drng|fail|unk|maint|power)", state):
+            found.add(name)
+    return found
+
+
+def end_of_job(job: str) -> float | None:
+    """Return when a job's time limit ends it, in epoch seconds; None without a limit.
+
+    Raises:
+        Refused, Silent: as `ask`.
+    """
+    return parse_moment(ask("squeue", "-h", "-o", "%e", "-j", job, seconds=20.0))
+
+
+def parse_moment(text: str) -> float | None:
+    """Return one of Slurm's times in epoch seconds; None for N/A and the like."""
+    try:
+        return time.mktime(time.strptime(text.strip(), "%Y-%m-%dT%H:%M:%S"))
+    except (ValueError, OverflowError):
+        return None
