@@ -49,8 +49,10 @@ TIME = "00:20:00"
 INTERVAL = 0.3
 """Seconds between two looks: a run of a minute must be met in time."""
 SETTLE_SECONDS = 5.0
-"""How long a job must have been in the queue again before its hold is lifted: the processes of
-its old start report until then, and Slurm still may know the job as ending."""
+"""How long a job must have been in the queue again, and its old processes have reported, before
+its hold is lifted: a start in the same second as the old end is refused by the nodes."""
+LOST_SECONDS = 40.0
+"""The same where a process of the old start never reports: Slurm kills after half a minute."""
 
 
 @click.command("rehearse", cls=FlagCommand)
@@ -216,7 +218,9 @@ class Director:
         now = self._clock()
         if self._pending is None:
             self._pending = now
-        if self._lifted or now - self._pending < SETTLE_SECONDS:
+        reported = all(node.get("ended") for node in last_attempt(files))
+        settled = now - self._pending >= (SETTLE_SECONDS if reported else LOST_SECONDS)
+        if self._lifted or not settled:
             return
         if job.reason not in ("", "BeginTime"):
             return  # it waits for nodes: no hold to lift
@@ -338,8 +342,14 @@ def conclude(run: RunDir, kind: str, director: Director, finished: bool, console
     if not director.done:
         say(f"the run ended before {kind} came: rehearse it with more steps, --max-steps N")
         return 1
+    for line in lines:
+        if line.get("event") == "out_of_memory":
+            say(
+                f"memory ran out in step {line['step']}: made again, with micro-batches of "
+                f"{line.get('micro_tokens')} tokens"
+            )
     verdict = judge(kind, found, lines, finished)
-    say(verdict or "resumed as it should")
+    say(verdict or ("resumed as it should" if found else "went on as it should"))
     return 1 if verdict else 0
 
 

@@ -162,6 +162,11 @@ def checkpoint(run: RunDir) -> None:
     write_json(folder / "manifest.json", {"step": 10})
 
 
+def ended(run: RunDir) -> None:
+    for node in (0, 1):
+        write_json(run.node(0, node), {"node": node, "end": "interrupted", "ended": 1.0})
+
+
 class Stage:
     """A director with tools that only note what they were told, and a clock of our own."""
 
@@ -223,6 +228,7 @@ def test_a_local_agent_gets_a_signal(run: RunDir) -> None:
 
 def test_the_hold_is_lifted_once_and_not_at_once(run: RunDir) -> None:
     checkpoint(run)
+    ended(run)
     stage = Stage(run, "kill")
     line = "scontrol update JobId=7 StartTime=now"
     assert stage.look(JobInfo("7", "running", "COMPLETING")) == []
@@ -235,7 +241,15 @@ def test_the_hold_is_lifted_once_and_not_at_once(run: RunDir) -> None:
     assert stage.look(HELD) == [line, line]
 
 
+def test_a_lost_node_does_not_report(run: RunDir) -> None:
+    stage = Stage(run, "nodefail")
+    stage.look(HELD, 20.0)
+    assert stage.look(HELD, 21.0) == []
+    assert stage.look(HELD) == ["scontrol update JobId=7 StartTime=now"]
+
+
 def test_a_hold_that_may_not_be_lifted(run: RunDir) -> None:
+    ended(run)
     stage = Stage(run, "kill", answer="Access/permission denied")
     stage.look(HELD, 6.0)
     stage.look(HELD)
@@ -264,6 +278,7 @@ def test_a_job_that_waits_for_nodes_is_not_held(run: RunDir) -> None:
         ([saved(20), resumed(20)], True, True, 0, ["as it was", "resumed as it should"]),
         ([saved(20), resumed(20, lr=0.5)], True, True, 1, ["differs", "another learning rate"]),
         ([saved(20)], True, False, 1, ["did not resume; the run did not finish"]),
+        ([resumed(20)], True, True, 1, ["unknown", "differs"]),
         ([saved(20)], False, True, 1, ["ended before preempt came", "--max-steps"]),
     ],
 )
@@ -280,6 +295,15 @@ def test_what_is_printed(
     for word in words:
         assert word in text, text
     assert read_metrics(run.metrics)
+
+
+def test_memory_that_ran_out_is_told(run: RunDir) -> None:
+    event = {"kind": "event", "event": "out_of_memory", "attempt": 0, "step": 5}
+    append_line(run.metrics, event | {"micro_tokens": 512})
+    console = Console(file=io.StringIO(), width=120)
+    assert conclude(run, "oom", Stage(run, "oom").director, True, console) == 0
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "step 5" in text and "512 tokens" in text and "went on as it should" in text
 
 
 def test_trackers_are_noted_by_attempt(run: RunDir) -> None:
