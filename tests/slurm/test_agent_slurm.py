@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from launch import slurm_site
-from launch.executor import submit_job
 from launch.slurm_site import job_states, partitions, sbatch_available
+from launch.submit import submit_jobs
 from slurm.agent import NodeAgent
 from slurm.cluster import ClusterConfig as VirtualConfig
 from slurm.cluster import VirtualCluster
@@ -23,6 +23,10 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 STANDINS = Path(__file__).parent / "standins"
 ROOT = Path(__file__).resolve().parents[2]
 NUMBERS = itertools.count()
+STATE = Path(f"/var/tmp/glueline-agent-{os.getpid()}")
+
+linuxproc = pytest.mark.parametrize("cluster", ["linuxproc"], indirect=True)
+"""For what does not depend on how Slurm follows processes."""
 
 
 @pytest.fixture(scope="module", params=["linuxproc", "pgid", "cgroup"])
@@ -35,7 +39,7 @@ def cluster(request, tmp_path_factory):
     base = tmp_path_factory.mktemp(request.param)
     shared = tuple(dict.fromkeys([base, Path(sys.prefix), Path(sys.base_prefix), ROOT]))
     config = VirtualConfig(
-        state=Path(f"/var/tmp/glueline-agent-{os.getpid()}"),
+        state=STATE,
         nodes=2,
         cpus=2,
         gpus=2,
@@ -85,10 +89,8 @@ def submit(cluster, request, monkeypatch):
                 "engine": {"device": "cpu"},
             },
         )
-        job = submit_job(load_config(run.config), run)
-        jobs.append(job)
-        entry = {"job_id": job, "executor": "slurm", "first_attempt": 0, "time": time.time()}
-        write_json(run.jobs, {"jobs": [entry]})
+        job = submit_jobs(load_config(run.config), run, 0)
+        jobs.extend(entry["job_id"] for entry in snapshot(run).jobs)
         return run, job
 
     yield go
@@ -167,15 +169,15 @@ def test_two_nodes_finish(submit):
 
 
 @pytest.mark.parametrize(
-    ("plan", "rank", "message"),
+    ("plan", "rank", "message", "why", "keys"),
     [
-        ("raise:3", 3, "the data ran out"),
-        ("kill:1", 1, "rank 1 was killed (signal 9)"),
-        ("kill:2", 2, "rank 2 was killed (signal 9)"),
+        ("raise:3", 3, "the data ran out", "it would fail again", {}),
+        ("kill:1", 1, "rank 1 was killed (signal 9)", "failed once", {"max_retries": 0}),
+        ("kill:2", 2, "rank 2 was killed (signal 9)", "failed once", {"max_retries": 0}),
     ],
 )
-def test_a_dead_rank_takes_all_down(submit, plan, rank, message):
-    run, job = submit(plan)
+def test_a_dead_rank_takes_all_down(submit, plan, rank, message, why, keys):
+    run, job = submit(plan, **keys)
     started(run)
     start = time.monotonic()
     info = gone(job)
@@ -194,6 +196,128 @@ def test_a_dead_rank_takes_all_down(submit, plan, rank, message):
     assert other["end"] == "failed", output(run)
     assert other["cause"]["secondary"] is True
     assert_no_ranks(run)
+    verdict = read_json(run.verdict(0)) or {}
+    assert verdict["action"] == "stop", output(run)
+    assert why in verdict["why"]
+    assert f"glueline submit --resume {run.run_id}" in verdict["why"]
+    assert why in output(run)
+
+
+def queued_again(run, job, attempt=0):
+    """Wait until a failed job is queued again, and have it start."""
+    wait_for("not queued again", lambda: job_states([job])[job].state == "queued")
+    verdict = read_json(run.verdict(attempt)) or {}
+    assert verdict["action"] == "requeue", output(run)
+    start_now(job)
+    return verdict
+
+
+@linuxproc
+def test_a_killed_rank_is_tried_again(submit):
+    run, job = submit("kill:2:once")
+    started(run)
+    verdict = queued_again(run, job)
+    assert "rank 2 was killed (signal 9): out of memory?: retry 1 of 3" in verdict["why"]
+    assert gone(job).slurm == "COMPLETED", output(run)
+    assert ends(run, 0) == ["failed"] * 2
+    assert ends(run, 1) == ["finished"] * 2
+    assert_no_ranks(run)
+
+
+@linuxproc
+@pytest.mark.parametrize("node", [0, 1])
+def test_a_killed_agent_is_missed(submit, node):
+    run, job = submit("kill:99:once")  # nobody is killed: all hang, as in a collective
+    started(run)
+    os.kill((read_json(run.node(0, node)) or {})["pid"], 9)
+    start = time.monotonic()
+    verdict = queued_again(run, job)
+    print(f"\nqueued again after {time.monotonic() - start:.0f} s")
+    other = read_json(run.node(0, 1 - node)) or {}
+    assert (other["end"], other["cause"]["kind"]) == ("failed", "PeerFailed"), output(run)
+    assert other["cause"]["blame"] == f"node{node + 1}"
+    assert f"node{node + 1}" in verdict["why"]
+    assert verdict["exclude"] == []  # both nodes are needed
+    assert gone(job).slurm == "COMPLETED", output(run)
+    assert run.results.exists()
+    assert_no_ranks(run)
+
+
+@linuxproc
+def test_a_bad_node_is_avoided(submit):
+    plan = "raise:0:once:kind=OSError:message=[Errno 5] Input/output error"
+    run, job = submit(plan, nodes=1)
+    seen = started(run, ranks=2)
+    verdict = queued_again(run, job)
+    assert verdict["exclude"] == [seen[0]["host"]]
+    assert gone(job).slurm == "COMPLETED", output(run)
+    again = started(run, ranks=2, attempt=1)
+    assert again[0]["host"] != seen[0]["host"], output(run)
+
+
+@linuxproc
+def test_a_job_of_one_node_starts_again_by_itself(submit):
+    run, job = submit("kill:1:once", nodes=1)
+    assert gone(job).slurm == "COMPLETED", output(run)
+    assert (read_json(run.verdict(0)) or {})["action"] == "restart"
+    assert [(read_json(run.node(n, 0)) or {})["end"] for n in (0, 1)] == ["failed", "finished"]
+
+
+@linuxproc
+def test_the_controller_is_away_when_the_job_wants_to_be_queued_again(submit, cluster):
+    run, job = submit("once", seconds=300)
+    started(run)
+    virtual = VirtualCluster.standing(STATE)
+    pid = virtual.status()["daemons"]["slurmctld"]
+    os.kill(pid, 19)  # as one that does not answer
+    try:
+        for node in (0, 1):
+            os.kill((read_json(run.node(0, node)) or {})["pid"], 12)
+        wait_for("not interrupted", lambda: (read_json(run.node(0, 0)) or {}).get("ended"))
+        time.sleep(5)
+    finally:
+        os.kill(pid, 9)
+        virtual.restart_controller(crash=True)
+    wait_for("not queued again", lambda: job_states([job])[job].state == "queued")
+    start_now(job)
+    assert gone(job).slurm == "COMPLETED", output(run)
+    assert ends(run, 1) == ["finished"] * 2
+
+
+@linuxproc
+def test_the_controller_restarts_under_a_run(submit, cluster):
+    run, job = submit("ok", seconds=8)
+    started(run)
+    VirtualCluster.standing(STATE).restart_controller(crash=True)
+    assert gone(job).slurm == "COMPLETED", output(run)
+    assert ends(run, 0) == ["finished"] * 2
+
+
+@linuxproc
+def test_a_chain_of_jobs_where_requeue_is_forbidden(submit):
+    run, job = submit("once", seconds=300, requeue="no")
+    first, second, third = snapshot(run).jobs
+    assert (first["job_id"], second["after"], third["after"]) == (job, job, second["job_id"])
+    started(run)
+    assert job_states([second["job_id"]])[second["job_id"]].state == "queued"
+    subprocess.run(["scancel", "--signal=USR2", job], check=True)
+    assert gone(job).slurm == "COMPLETED"
+    assert gone(second["job_id"]).slurm == "COMPLETED", output(run)
+    assert ends(run, 1) == ["finished"] * 2, output(run)
+    assert (read_json(run.node(1, 0)) or {})["job_id"] == second["job_id"]
+    assert gone(third["job_id"]).slurm == "COMPLETED"
+    assert run.attempt_numbers() == [0, 1]
+    assert "the run is finished: nothing to do" in output(run)
+
+
+@linuxproc
+def test_a_chain_ends_with_an_error_in_the_code(submit):
+    run, job = submit("raise:1", procs=1, requeue="no", successors=1)
+    assert gone(job).slurm == "FAILED"
+    (second,) = [e["job_id"] for e in snapshot(run).jobs[1:]]
+    assert gone(second).slurm == "FAILED"
+    assert run.attempt_numbers() == [0]
+    assert "the job before failed for good: ValueError: the data ran out" in output(run)
 
 
 def test_the_time_limit_signal_stops_and_requeues(submit):
