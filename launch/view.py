@@ -95,6 +95,9 @@ def view(
         lead_seconds=_lead(progress) if state == "running" else None,
         earlier=tuple(earlier_attempts(run, files)) if history else (),
     )
+    if state == "running" and progress.get("attempt", seen.attempt) != seen.attempt:
+        # What an earlier attempt wrote last is not what this one does.
+        seen = replace(seen, phase="starting", loss=None, examples_per_second=None)
     if state == "finished":
         results = read_json(run.results) or {}
         return replace(
@@ -170,15 +173,19 @@ def attempt_end(run: RunDir, files: Snapshot, number: int) -> str:
         hosts = ", ".join(sorted({str(node.get("host")) for node in nodes}))
         text = f"ended without a word on {hosts}"
     if isinstance(verdict, dict):
-        text += f"; {verdict_text(verdict)}"
+        text += f"; {verdict_text(verdict, said=text)}"
     return text
 
 
-def verdict_text(verdict: dict[str, Any]) -> str:
-    """Return a `verdict.json` in words."""
+def verdict_text(verdict: dict[str, Any], said: str = "") -> str:
+    """Return a `verdict.json` in words; what was `said` already is not said again."""
     words = {"restart": "started again", "requeue": "queued again", "stop": "not tried again"}
     text = words.get(str(verdict.get("action")), str(verdict.get("action")))
-    if why := " ".join(str(verdict.get("why") or "").split()):
+    why = " ".join(str(verdict.get("why") or "").split())
+    cause, _, rest = why.rpartition(": ")
+    if cause and cause in said:
+        why = rest
+    if why:
         text += f": {why}"
     if (step := verdict.get("checkpoint")) is not None:
         text += f", last checkpoint at step {step}"
@@ -192,10 +199,8 @@ def verdict_text(verdict: dict[str, Any]) -> str:
 def _lead(progress: dict[str, Any]) -> float | None:
     if progress.get("step_seconds") is None and progress.get("save_seconds") is None:
         return None
-    try:
-        from slurm.lead import lead_seconds
-    except ModuleNotFoundError:
-        return None
+    from slurm.lead import lead_seconds
+
     return lead_seconds(progress.get("step_seconds"), progress.get("save_seconds"))
 
 

@@ -64,10 +64,17 @@ class Executor:
 
     refusal: str | None = None
     job_state: str | None = "running"
+    queues_again: bool = True
     submitted: list[tuple[RunConfig, RunDir]] = field(default_factory=list)
     followed: list[RunDir] = field(default_factory=list)
 
-    def submit_job(self, config: RunConfig, run: RunDir, first_attempt: int | None = None) -> str:
+    def submit_job(
+        self,
+        config: RunConfig,
+        run: RunDir,
+        first_attempt: int | None = None,
+        after: str | None = None,
+    ) -> str:
         """Answer with a job id, or refuse as Slurm does."""
         assert run.config.is_file() and run.submission.is_file() and run.command.is_file()
         run.submitit.mkdir(exist_ok=True)
@@ -89,6 +96,7 @@ def executor(monkeypatch: pytest.MonkeyPatch) -> Executor:
         monkeypatch,
         "executor",
         submit_job=fake.submit_job,
+        queues_again=lambda config: fake.queues_again,
         batch_script=lambda config, run: f"#!/bin/bash\n# batch of {run.path}\n",
         node_command=lambda config, run: f"python -m torch.distributed.run {run.path}\n",
     )

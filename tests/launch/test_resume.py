@@ -205,6 +205,19 @@ def test_slurm_refuses_and_the_old_files_stand(run: RunDir, job: Any, typed: Any
     assert contents(run) == before and tree(run.path) == files
 
 
+def test_jobs_that_follow_each_other(run: RunDir, job: Any, typed: Any) -> None:
+    job.queues_again = False
+    assert typed("--resume r --nodes 1").status == 0
+    entries = (read_json(run.jobs) or {})["jobs"]
+    assert [(e["job_id"], e.get("after"), e["first_attempt"]) for e in entries] == [
+        ("101", None, 0),
+        ("102", None, 1),
+        ("103", "102", 1),
+        ("104", "103", 1),
+    ]
+    assert [e.get("changed") for e in entries] == [None, {"cluster.nodes": [2, 1]}, None, None]
+
+
 def test_the_cores_follow_the_partition(run: RunDir, typed: Any) -> None:
     assert load_config(run.config).cluster.cpus_per_node == 8
     done = typed("--resume r --partition gpu --json")

@@ -1,11 +1,12 @@
 import sys
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 from launch.slurm_site import JobInfo
 from launch.status import describe
-from launch.view import attempt_end, verdict_text, view
+from launch.view import attempt_end, headline, verdict_text, view
 from training.rundir import RunDir, snapshot, write_json
 
 RUNNING = JobInfo("7", "running", "RUNNING")
@@ -55,11 +56,24 @@ def test_how_earlier_attempts_ended(run):
     assert "earlier  attempt 0 was interrupted" in describe(seen)
 
 
+def test_an_attempt_that_starts_is_not_what_the_last_one_was(run):
+    node(run, 0, end="interrupted")
+    write_json(run.progress, {"phase": "interrupted", "attempt": 0, "step": 9, "loss": 1.0})
+    node(run, 1)
+    assert headline(view(run, RUNNING)) == "starting  step 9  attempt 1"
+    write_json(run.progress, {"phase": "training", "attempt": 1, "step": 9, "loss": 1.0})
+    assert headline(view(run, RUNNING)) == "training  step 9  loss 1.0000  attempt 1"
+
+
 def test_verdicts_in_words(run):
     assert verdict_text({"action": "stop", "why": "the loss\nis nan"}) == (
         "not tried again: the loss is nan"
     )
     assert verdict_text({"action": "restart", "why": ""}) == "started again"
+    verdict = {"action": "restart", "why": "rank 1 was killed: memory?: retry 1 of 3"}
+    assert verdict_text(verdict, "failed: rank 1 was killed: memory? on n1") == (
+        "started again: retry 1 of 3"
+    )
     node(run, 0, end="finished")
     assert attempt_end(run, snapshot(run), 0) == "finished"
     node(run, 1, end="failed")
@@ -67,8 +81,8 @@ def test_verdicts_in_words(run):
 
 
 def test_checkpoint_and_lead_time(run, monkeypatch):
-    lead = ModuleType("slurm.lead")
-    lead.lead_seconds = lambda step, save: 2 * (step + save) + 15  # type: ignore[attr-defined]
+    lead: Any = ModuleType("slurm.lead")
+    lead.lead_seconds = lambda step, save: 2 * (step + save) + 15
     monkeypatch.setitem(sys.modules, "slurm.lead", lead)
     node(run, 0)
     progress = {"step": 9, "checkpoint": 8, "step_seconds": 1.0, "save_seconds": 2.5}
