@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint install install-test slurm clean
+.PHONY: help demo test lint chaos chaos-full install install-test slurm clean
 
 help:
 	@echo "make demo   install, then train the embedded task on this machine"
 	@echo "make test   install, then all tests, on a real Slurm started for them"
 	@echo "make lint   ruff and pyright"
+	@echo "make chaos  20 faults over one run on a virtual cluster; chaos-full: every one (hours)"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -46,6 +47,12 @@ lint: install-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+chaos: install-test slurm
+	PATH="$$PATH:/usr/sbin:/sbin" $(BIN)/python -m tests.slurm.chaos random --faults 20
+
+chaos-full: install-test slurm
+	PATH="$$PATH:/usr/sbin:/sbin" $(BIN)/python -m tests.slurm.chaos full
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
