@@ -51,8 +51,9 @@ INTERVAL = 0.3
 SETTLE_SECONDS = 5.0
 """How long a job must have been in the queue again, and its old processes have reported, before
 its hold is lifted: a start in the same second as the old end is refused by the nodes."""
-LOST_SECONDS = 40.0
-"""The same where a process of the old start never reports: Slurm kills after half a minute."""
+LOST_SECONDS = 75.0
+"""The same where a process of the old start never reports: what a node did not answer, Slurm sends
+again after a minute, and a signal meant for the old start would end the new one."""
 
 
 @click.command("rehearse", cls=FlagCommand)
