@@ -57,10 +57,10 @@ def test_two_attempts_are_one_offline_run(run, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     config = RunConfig(task=TaskConfig(name="t"), tracking=TrackingConfig(tags=("a",)))
     ids = []
-    for attempt, steps in ((0, (10, 20)), (1, (20, 30))):
+    for attempt, begin, steps in ((0, 0, (10, 20)), (1, 10, (20, 30))):
         mirror = open_mirror(run, config)
         ids.append(mirror.run_id)
-        log = RunLog(run, attempt, mirror)
+        log = RunLog(run, attempt, mirror, begin)
         for step in steps:
             log.write("train", step, step / 10, loss=float(attempt + step), lr=1e-3)
         log.write("eval", steps[-1], steps[-1] / 10, split="validation", accuracy=0.5)
@@ -68,9 +68,8 @@ def test_two_attempts_are_one_offline_run(run, monkeypatch):
     history, stored, summary = read_offline(run)
     assert len(set(ids)) == 1 and set(stored) == set(ids)
     losses = {row["_step"]: row["train/loss"] for row in history if "train/loss" in row}
-    # Step 20 was trained by both attempts. The mirror of the second shows each step once; its
-    # replay had the first one's value when it was written.
-    assert set(losses) == {10, 20, 30} and losses[30] == 31.0
+    # Step 20 was trained by both attempts, and the second one counts.
+    assert losses == {10: 10.0, 20: 21.0, 30: 31.0}
     assert any(row.get("eval/validation/accuracy") == 0.5 for row in history)
     assert summary["primary_value"] == 0.5
 
@@ -114,8 +113,10 @@ def test_a_later_attempt_shows_the_earlier_lines(run):
         def log(self, line):
             seen.append(line["step"])
 
-    append_line(run.metrics, {"kind": "train", "attempt": 0, "step": 5, "loss": 1.0})
-    RunLog(run, 1, Spy()).write("train", 6, 0.1, loss=1.0)
+    for step in (5, 8):
+        append_line(run.metrics, {"kind": "train", "attempt": 0, "step": step, "loss": 1.0})
+    # It goes on from step 5: step 8 is made again.
+    RunLog(run, 1, Spy(), 5).write("train", 6, 0.1, loss=1.0)
     assert seen == [5, 6]
 
 
