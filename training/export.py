@@ -27,8 +27,12 @@ def save_best(run: RunDir, step: int, weights: dict[str, torch.Tensor]) -> Path:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     file = temporary / "model.safetensors"
-    save_file({k: v.contiguous() for k, v in weights.items()}, file)
-    checkpoints.seal(final, step, {file.name: checkpoints.describe_file(file)})
+    try:
+        save_file({k: v.contiguous() for k, v in weights.items()}, file)
+        checkpoints.seal(final, step, {file.name: checkpoints.describe_file(file)})
+    except BaseException:  # what was written keeps a full disk full
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     checkpoints.prune(run, step)
     return final
 

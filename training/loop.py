@@ -22,11 +22,12 @@ from .batching import (
     steps_in_epoch,
     total_steps,
 )
+from .checkpoints import best_folder
 from .config import RunConfig, UsageError
 from .distributed import Agreement, World
 from .engine import Engine
 from .evaluate import EvaluationAbandoned, predict_split
-from .export import save_best
+from .export import load_best, save_best
 from .faults import parse_fault, spent, strike
 from .feed import Feed, FeedSettings, MicroBatch, Shapes, StepPlan
 from .kernels import seed_masks
@@ -35,7 +36,7 @@ from .meters import Costs, Meters, memory_bytes
 from .metrics import better, compute_metrics
 from .restore import Checkpoint
 from .rundir import RunDir, read_json, write_json
-from .saver import Saver
+from .saver import Saver, disk_problem
 from .schedule import learning_rate
 from .tokens import TokenData, TokenSplit
 from .tracking import RunLog
@@ -139,6 +140,8 @@ class Loop:
         self.saver = Saver(run, world, engine)
         self._saved_at = time.monotonic()
         self._asked_checkpoint: Any = None
+        self._best: tuple[int, dict[str, torch.Tensor]] | None = None
+        """Step and weights of the best ones, while they are not on the disk."""
         self._recent: deque[float] = deque(maxlen=20)
         self._watchdog = Watchdog(run, attempt, world, config.engine.hang_timeout)
         self.meters = Meters(costs, engine.communication)
@@ -305,7 +308,8 @@ class Loop:
                 "world_size": self.world.size,
                 "seconds": self.seconds(),
             }
-            self.saver.begin(self.progress.step, state, self.progress.best_step)
+            best = self.progress.best_step
+            self.saver.begin(self.progress.step, state, best, self._write_best)
         self._saved_at = time.monotonic()
         self._watchdog.beat("a checkpoint")
 
@@ -508,11 +512,37 @@ class Loop:
                 with self.meters.apart("checkpoint"):
                     weights = self.engine.state_dict()
                     if self.world.is_main:
-                        save_best(self.run, progress.step, weights)
+                        self._best = (progress.step, weights)
+                        problem = disk_problem(self._write_best)
+                        if problem is not None:
+                            self._event("save_failed", reason=f"best weights: {problem}")
         else:
             progress.stale += 1
         if config.train.patience and progress.stale >= config.train.patience:
             progress.stopped_early = progress.step < progress.total
+
+    def _write_best(self) -> None:
+        """Put the best weights on the disk, if they are not there yet. Rank 0 only.
+
+        A full disk does not cost them: they stay in memory until there is room.
+
+        Raises:
+            OSError: the disk is full or broken.
+        """
+        if self._best is not None:
+            save_best(self.run, *self._best)
+            self._best = None
+
+    def best_weights(self) -> dict[str, torch.Tensor]:
+        """Return the best weights. Rank 0 only.
+
+        Raises:
+            RuntimeError: those on the disk are damaged.
+        """
+        if self._best is not None:
+            return self._best[1]
+        assert self.progress.best_step is not None
+        return load_best(best_folder(self.run, self.progress.best_step))
 
     def predict(
         self, module: torch.nn.Module, split: TokenSplit, autocast: Any = None

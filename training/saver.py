@@ -78,13 +78,16 @@ class Saver:
         """Whether a checkpoint was begun and is not committed yet; the same on every rank."""
         return self._thread is not None
 
-    def begin(self, step: int, state: dict[str, Any], best: int | None) -> None:
+    def begin(
+        self, step: int, state: dict[str, Any], best: int | None, first: Callable[[], None]
+    ) -> None:
         """Copy the state of this moment and begin to write it.
 
         Args:
             step: optimizer steps done.
             state: what the loop needs to go on; rank 0's is written.
             best: step of the best weights, which stay.
+            first: what rank 0 must have on the disk before.
         """
         assert not self.open, "the checkpoint before was not committed"
         self._began = time.perf_counter()
@@ -99,7 +102,7 @@ class Saver:
         }
         problem = None
         if self._world.is_main:
-            problem = attempt(lambda: self._make_room(folder))
+            problem = disk_problem(first) or disk_problem(lambda: self._make_room(folder))
         problem = self._world.broadcast(problem)
         tensors: dict[str, torch.Tensor] = {}
         if problem is None:
@@ -160,7 +163,7 @@ class Saver:
                 path = folder / checkpoints.STATE
                 written.files[checkpoints.STATE] = checkpoints.describe_file(path)
 
-        written.error = attempt(work)
+        written.error = disk_problem(work)
 
     def commit(self) -> Saved:
         """Wait for all ranks' writing, seal the folder and return how it went."""
@@ -194,7 +197,7 @@ class Saver:
         return saved
 
     def _seal(self, final: Path, step: int, files: dict[str, Any], best: int | None) -> None:
-        problem = attempt(lambda: checkpoints.seal(final, step, files))
+        problem = disk_problem(lambda: checkpoints.seal(final, step, files))
         if problem is not None:
             print(f"checkpoint {final.name} is lost: {problem}", flush=True)
             shutil.rmtree(checkpoints.temporary_folder(final), ignore_errors=True)
@@ -224,7 +227,7 @@ def snapshot(
     return found
 
 
-def attempt(work: Callable[[], None]) -> str | None:
+def disk_problem(work: Callable[[], None]) -> str | None:
     """Do what touches the disk; return why it failed, None if it did not."""
     try:
         work()

@@ -19,13 +19,12 @@ import yaml
 from torch import nn
 from transformers.utils import logging as hf_logging
 
-from .checkpoints import best_folder
 from .config import RunConfig, UsageError, load_config
 from .data import ensure_tokenizer, ensure_tokens
 from .distributed import World
 from .engine import AUTOCAST, Engine, autocast, build_engine, check_device
 from .evaluate import EvaluationAbandoned, to_tensors
-from .export import export_model, load_best
+from .export import export_model
 from .loop import Loop, Progress
 from .meters import Costs, peak_memory_bytes, probe_peak
 from .metrics import classify, compute_metrics
@@ -238,7 +237,7 @@ def _finish(
     if not best:
         weights = engine.state_dict()
     elif world.is_main:
-        weights = load_best(best_folder(run, progress.best_step or 0))
+        weights = loop.best_weights()
     if world.is_main:
         if not weights:
             raise RuntimeError("no weights to export")
