@@ -18,12 +18,13 @@ PATIENCE_SECONDS = 600.0
 """How long a controller that restarts, or moves to its backup, is waited for."""
 PAUSE_SECONDS = 2.0
 
-_SILENT = re.compile(
-    r"unable to contact|connect failure|connection (failure|refused|reset|timed out)|timed out|"
-    r"zero bytes|standby|not responding|no route to host|try again|temporarily|"
-    r"unable to establish|slurm backup controller",
+_REFUSAL = re.compile(
+    r"presently disabled|denied|not permitted|invalid|already|is pending|no longer|only batch|"
+    r"not available|not supported|unrecognized|unknown|not found",
     re.I,
 )
+"""Slurm's ways to say no. Anything else is a controller that is away, starting or overloaded: it
+has too many words for that."""
 _FIELD = re.compile(r"(?:^|\s)([A-Za-z][\w/:]*)=(\S*)")
 
 
@@ -63,7 +64,7 @@ def ask(*command: str, seconds: float = ANSWER_SECONDS) -> str:
         raise Refused(f"{command[0]}: {error.strerror}") from None
     if done.returncode:
         said = " ".join((done.stderr or done.stdout).split())
-        raise (Silent if _SILENT.search(said) else Refused)(said or f"{command[0]} failed")
+        raise (Refused if _REFUSAL.search(said) else Silent)(said or f"{command[0]} failed")
     return done.stdout
 
 
