@@ -14,6 +14,7 @@ from launch.executor import (
     batch_script,
     make_executor,
     node_command,
+    queues_again,
     refusal,
     sbatch_options,
     scrubbed_environment,
@@ -21,8 +22,9 @@ from launch.executor import (
     visible_gpus,
 )
 from launch.jobs import local_job
+from launch.submit import submit_jobs
 from training.config import ClusterConfig, EngineConfig, RunConfig, UsageError
-from training.rundir import RunDir, read_json
+from training.rundir import RunDir, read_json, snapshot
 
 STANDINS = Path(__file__).parents[1] / "slurm" / "standins"
 
@@ -119,6 +121,61 @@ def test_the_persons_sbatch_keys_win(srun, tmp_path):
     assert told["time"] == "5"
     assert "no-requeue" in told
     assert "requeue" not in told
+
+
+def test_fewer_nodes_may_do(srun, tmp_path):
+    run = RunDir(tmp_path / "r")
+    wanted = config(nodes=4, min_nodes=2)
+    assert flags(batch_script(wanted, run))["nodes"] == "2-4"
+    assert '--nnodes "$SLURM_JOB_NUM_NODES"' in node_command(wanted, run)
+    assert flags(batch_script(config(nodes=4, min_nodes=4), run))["nodes"] == "4"
+
+
+def test_where_requeue_is_forbidden(srun, tmp_path, monkeypatch):
+    run = RunDir(tmp_path / "r")
+    script = batch_script(config(requeue="no"), run)
+    assert "no-requeue" in flags(script)
+    assert "requeue" not in flags(script)
+    assert "export GLUELINE_REQUEUE=no" in script
+    assert "export GLUELINE_REQUEUE=yes" in batch_script(config(requeue="yes"), run)
+    assert queues_again(config())
+    assert not queues_again(config(sbatch={"no-requeue": ""}))
+    with pytest.raises(UsageError, match="leave one of them out"):
+        queues_again(config(requeue="yes", sbatch={"requeue": "false"}))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not queues_again(config())
+    with pytest.raises(UsageError, match="scontrol is not on this machine's PATH"):
+        queues_again(config(requeue="yes"))
+
+
+def test_a_chain_of_jobs(srun, tmp_path, capsys):
+    (srun / "answer").write_text(
+        f"n=$(cat {srun}/number 2>/dev/null || echo 10); n=$((n + 1)); echo $n > {srun}/number\n"
+        f'cp "$1" {srun}/script$n\n[ $n -lt 14 ] || {{ echo "sbatch: error: limit">&2; exit 1; }}\n'
+        "echo Submitted batch job $n\n"
+    )
+    run = RunDir(tmp_path / "runs" / "r")
+    run.path.mkdir(parents=True)
+    wanted = config(requeue="no", successors=5, sbatch={"dependency": "afterok:3"})
+    assert submit_jobs(wanted, run, 2, changed={"a": [1, 2]}) == "11"
+    jobs = snapshot(run).jobs
+    assert [(j["job_id"], j.get("after"), j["first_attempt"]) for j in jobs] == [
+        ("11", None, 2),
+        ("12", "11", 2),
+        ("13", "12", 2),
+    ]
+    assert [j.get("changed") for j in jobs] == [{"a": [1, 2]}, None, None]
+    assert flags((srun / "script11").read_text())["dependency"] == "afterok:3"
+    assert flags((srun / "script12").read_text())["dependency"] == "afterany:11"
+    assert flags((srun / "script13").read_text())["dependency"] == "afterany:12"
+    assert "note: no successor 3 of job 11: Slurm refused the job: limit" in capsys.readouterr().err
+
+
+def test_one_job_where_it_may_be_queued_again(srun, tmp_path):
+    run = RunDir(tmp_path / "runs" / "r")
+    run.path.mkdir(parents=True)
+    submit_jobs(config(successors=5), run, 0)
+    assert len(snapshot(run).jobs) == 1
 
 
 def test_short_limits_are_told_later():

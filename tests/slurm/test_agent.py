@@ -107,9 +107,11 @@ def test_a_rank_that_raises(run):
 
 
 def test_a_rank_that_is_killed(run):
+    run.config.write_text("cluster: {procs_per_node: 2, max_retries: 0}\n")
     agent = start(run, "kill:0")
     agent.communicate(timeout=90)
     assert agent.returncode == 1
+    assert json.loads(run.verdict(0).read_text())["action"] == "stop"
     cause = node(run)["cause"]
     assert cause["kind"] == "SIGKILL"
     assert cause["message"].startswith("rank 0 was killed (signal 9)")
@@ -120,6 +122,122 @@ def test_a_rank_that_is_killed(run):
     assert found
     assert found["rank"] == 0
     assert run_state(files, None) in ("failed", "created")
+
+
+def test_a_failure_that_may_pass_is_tried_again_in_place(run):
+    agent = start(run, "kill:0:once")
+    out, err = agent.communicate(timeout=120)
+    assert agent.returncode == 0, err
+    assert out.strip() == "finished"
+    assert node(run)["end"] == "failed"
+    verdict = json.loads(run.verdict(0).read_text())
+    assert (verdict["action"], verdict["exclude"]) == ("restart", [])
+    assert verdict["why"] in err
+    assert node(run, attempt=1)["end"] == "finished"
+    assert run.attempt_numbers() == [0, 1]
+
+
+def test_a_failure_that_comes_again_ends_the_job(run):
+    run.config.write_text("cluster: {procs_per_node: 1, max_retries: 1}\n")
+    agent = start(run, "kill:0")
+    _, err = agent.communicate(timeout=120)
+    assert agent.returncode == 1
+    assert "failed 2 times at the same place (before the first checkpoint)" in err
+    assert run.attempt_numbers() == [0, 1]
+
+
+def test_nothing_is_tried_again_that_a_person_stopped(run):
+    agent = start(run, "kill:99")
+    seen(run, 0)
+    pid = seen(run, 1)["pid"]
+    write_json(run.request, {"stop": True})
+    os.kill(pid, signal.SIGKILL)
+    agent.communicate(timeout=60)
+    assert agent.returncode == 1
+    assert run.attempt_numbers() == [0]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "end"),
+    [("results", {}, "finished"), ("request", {"stop": True}, "interrupted")],
+)
+def test_a_job_of_a_chain_that_is_not_needed(run, path, value, end):
+    write_json(getattr(run, path), value)
+    agent = start(run, "ok")
+    out, err = agent.communicate(timeout=30)
+    assert (agent.returncode, out.strip()) == (0, end)
+    assert "nothing to do" in err
+    assert run.attempt_numbers() == []
+
+
+def test_the_end_of_a_local_job_is_not_waited_for(run):
+    # 24 s, of which at most a half is given up: told to stop after 12.
+    write_json(run.progress, {"attempt": 0, "step_seconds": 1.0, "save_seconds": 60.0})
+    begin = time.monotonic()
+    agent = start(run, "ok", seconds=60, SUBMITIT_LOCAL_TIMEOUT_S="24")
+    out, err = agent.communicate(timeout=60)
+    assert out.strip() == "interrupted", err
+    assert 11 < time.monotonic() - begin < 24
+    assert "step and save need 12 s" in err
+    told = node(run)
+    assert (told["signal"], told["lead_seconds"]) == ("SIGUSR2", 12.0)
+
+
+def test_slurm_is_asked_for_the_end_of_the_job(run, tmp_path):
+    moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + 50))
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "squeue").write_text(f"#!/bin/sh\necho $* > {tools}/asked; echo {moment}\n")
+    (tools / "squeue").chmod(0o755)
+    run.config.write_text("cluster: {procs_per_node: 2, max_requeues: 0}\n")
+    # Half of the 50 s is less than a step and a save need.
+    write_json(run.progress, {"attempt": 0, "step_seconds": 9.0, "save_seconds": 60.0})
+    environment = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "localhost"}
+    path = f"{tools}:{os.environ['PATH']}"
+    agent = start(run, "ok", seconds=90, PATH=path, **environment)
+    out, err = agent.communicate(timeout=80)
+    assert out.strip() == "interrupted", err
+    assert (tools / "asked").read_text() == "-h -o %e -j 7\n"
+    assert "the job ends in 2" in err
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_peer_that_is_gone_is_named(run, silent):
+    run.config.write_text("cluster: {procs_per_node: 2, nodes: 2}\n")
+    # The second node never comes, as if its agent had been killed; or it stops as this one does.
+    run.logs(0).mkdir(parents=True)
+    write_json(run.node(0, 1), {"node": 1} | ({} if silent else {"end": "interrupted"}))
+    environment = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "localhost,other"}
+    agent = start(run, "ok", 0, **environment)
+    while not run.torchrun_log(0, 0).exists():
+        time.sleep(0.05)
+    begin = time.monotonic()
+    agent.send_signal(signal.SIGTERM)
+    if not silent:
+        with pytest.raises(subprocess.TimeoutExpired):
+            agent.communicate(timeout=12)
+        agent.kill()
+        agent.communicate()
+        assert node(run)["end"] == "interrupted"
+        return
+    agent.communicate(timeout=25)
+    assert time.monotonic() - begin < 20  # KillWait is 30 s
+    told = node(run)
+    assert (told["end"], told["cause"]["kind"], told["cause"]["blame"]) == (
+        "failed",
+        "PeerFailed",
+        "other",
+    )
+    assert told["cause"]["message"].startswith("node 1 (other) is gone")
+
+
+def test_fewer_nodes_than_asked_for(run):
+    run.config.write_text("cluster: {procs_per_node: 2, nodes: 4, min_nodes: 1}\n")
+    agent = start(run, "ok", SLURM_JOB_ID=str(os.getpid()), SLURM_JOB_NODELIST="localhost")
+    out, err = agent.communicate(timeout=60)
+    assert out.strip() == "finished", err
+    assert seen(run, 1)["WORLD_SIZE"] == "2"
+    assert node(run)["nodes"] == 1
 
 
 def test_a_rank_that_leaves(run):
@@ -293,6 +411,22 @@ def test_peers_that_torchrun_killed_are_not_to_blame(run):
     text = BLOCK.replace("22:10:02", "22:10:12").replace("exitcode  : 1 ", "exitcode  : -9 ")
     text = text.replace("-9 (pid: 4712", "1 (pid: 4712")
     assert cause(run, text).message == "rank 3 ended with exit status 1"
+
+
+def test_a_hang_names_the_rank_that_is_missing(run):
+    run.logs(0).mkdir(parents=True)
+    error = {"time": 1.0, "kind": "Hang", "message": "rank 3 is stuck", "rank": 3}
+    write_json(run.rank_error(0, 0, 0), error)
+    told = find_cause(run, 0, 0, range(2), 1, 5.0)
+    assert (told.kind, told.rank) == ("Hang", 3)
+
+
+def test_a_full_disk_is_seen_in_the_log(run):
+    run.logs(0).mkdir(parents=True)
+    run.torchrun_log(0, 0).write_text(BLOCK.replace("exitcode  : -9", "exitcode  : 1"))
+    run.rank_log(0, 0, 3).write_text("Traceback\nOSError: [Errno 28] No space left on device\n\n")
+    told = find_cause(run, 0, 0, range(4), 1, 5.0)
+    assert (told.kind, told.rank) == ("DiskFull", 3)
 
 
 def test_a_torchrun_without_ranks_speaks_for_itself(run):

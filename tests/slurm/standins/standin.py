@@ -51,7 +51,7 @@ def wait(limit: float) -> None:
 
 
 # "raise:3:once" fails in the first attempt only, "kind=OSError" says what the error is called.
-words_of_plan = dict(w.partition("=")[::2] for w in plan[2:])
+words_of_plan = {key: value for key, _, value in (w.partition("=") for w in plan[2:])}
 spared = "once" in words_of_plan and words.attempt > 0
 if spared:
     plan = ["ok"]
