@@ -8,7 +8,6 @@ afterwards. Both go to the one W&B run of the run, and neither shows it a step t
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -19,7 +18,7 @@ from typing import Any
 
 from training.config import RunConfig, UsageError, load_config
 from training.rundir import RunDir, read_json, read_metrics
-from training.tracking import Mirror, wandb_mode
+from training.tracking import Mirror, flat_summary, wandb_id, wandb_mode
 
 LOOK_SECONDS = 2.0
 """How often the run's files are looked at."""
@@ -51,12 +50,6 @@ def _tracker(run: RunDir) -> dict[str, Any]:
     progress = read_json(run.progress)
     tracker = progress.get("tracker") if isinstance(progress, dict) else None
     return tracker if isinstance(tracker, dict) else {}
-
-
-def wandb_id(run: RunDir) -> str:
-    """Return the id of a run's W&B run, the same as in the job, where the path is the same."""
-    stamp = run.manifest.read_bytes() if run.manifest.is_file() else b""
-    return f"{run.run_id[:48]}-{hashlib.sha256(str(run.path).encode() + stamp).hexdigest()[:8]}"
 
 
 def as_in_job(run: RunDir) -> RunDir:
@@ -285,15 +278,9 @@ def send(run: RunDir, opener: Opener = open_online) -> tuple[str | None, int]:
 
 
 def summary(run: RunDir) -> dict[str, Any]:
-    """Return a run's results as flat names, as rank 0 writes them into a tracker's summary."""
+    """Return a run's results as a tracker's summary; empty before they are there."""
     results = read_json(run.results)
-    if not isinstance(results, dict):
-        return {}
-    flat = {k: v for k, v in results.items() if not isinstance(v, dict)}
-    for split, scores in (results.get("metrics") or {}).items():
-        flat |= {f"final/{split}/{name}": value for name, value in scores.items()}
-    flat |= {f"throughput/{k}": v for k, v in (results.get("throughput") or {}).items()}
-    return flat
+    return flat_summary(results) if isinstance(results, dict) else {}
 
 
 def check_tracked(run: RunDir) -> None:

@@ -42,7 +42,7 @@ from .optim import build_optimizer
 from .restore import Shards, find_checkpoint, load_optimizer, load_weights
 from .rundir import RunDir, read_json, write_atomic, write_json
 from .tokens import TokenData, collate, open_tokens
-from .tracking import Mirror, NoMirror, RunLog, open_mirror
+from .tracking import Mirror, NoMirror, RunLog, flat_summary, open_mirror
 
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "deepspeed", "wandb", "numpy")
 
@@ -161,7 +161,7 @@ def _train(
             log.write("event", progress.step, progress.epoch, event="interrupted")
         ok = True
     finally:
-        mirror.finish(_summary(results), ok)
+        mirror.finish(flat_summary(results), ok)
     loop.close()
     if world.is_main and results:
         shutil.rmtree(run.checkpoints, ignore_errors=True)
@@ -305,15 +305,6 @@ def _results(
         "primary_value": metrics.get(first or "", {}).get(task.primary_metric),
         "best_step": progress.best_step if best else progress.step,
     }
-
-
-def _summary(results: dict[str, Any]) -> dict[str, Any]:
-    """Return the results as flat names for a tracker's summary."""
-    flat = {k: v for k, v in results.items() if not isinstance(v, dict)}
-    for split, scores in results.get("metrics", {}).items():
-        flat |= {f"final/{split}/{name}": value for name, value in scores.items()}
-    flat |= {f"throughput/{k}": v for k, v in results.get("throughput", {}).items()}
-    return flat
 
 
 def write_predictions(

@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 from urllib.parse import urlparse
 
@@ -53,6 +54,44 @@ def flatten(line: dict[str, Any]) -> dict[str, float]:
         for key, value in line.items()
         if key not in _META and isinstance(value, (int, float)) and not isinstance(value, bool)
     }
+
+
+def flat_summary(results: dict[str, Any]) -> dict[str, Any]:
+    """Return `results.json` as flat names for a tracker's summary."""
+    flat = {k: v for k, v in results.items() if not isinstance(v, dict)}
+    for split, scores in (results.get("metrics") or {}).items():
+        flat |= {f"final/{split}/{name}": value for name, value in scores.items()}
+    flat |= {f"throughput/{k}": v for k, v in (results.get("throughput") or {}).items()}
+    return flat
+
+
+class SafeMirror:
+    """A tracker that may fail without failing the run: `metrics.jsonl` has everything.
+
+    Its own processes die before ours, say, where a preemption's TERM reaches every process.
+    """
+
+    def __init__(self, mirror: Mirror) -> None:
+        self._mirror: Mirror | None = mirror
+        self.run_id, self.mode = mirror.run_id, mirror.mode
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Show a line, unless the tracker has failed."""
+        self._try(lambda mirror: mirror.log(line))
+
+    def finish(self, summary: dict[str, Any], ok: bool) -> None:
+        """Close the tracker, unless it has failed."""
+        self._try(lambda mirror: mirror.finish(summary, ok))
+
+    def _try(self, work: Callable[[Mirror], None]) -> None:
+        if self._mirror is None:
+            return
+        try:
+            work(self._mirror)
+        except Exception as error:
+            self._mirror = None
+            what = " ".join(str(error).split()) or type(error).__name__
+            print(f"the tracker failed, the run goes on without it: {what[:300]}", flush=True)
 
 
 class TensorboardMirror:
@@ -101,6 +140,13 @@ def _netrc_has(host: str) -> bool:
         return False
 
 
+def wandb_id(run: RunDir) -> str:
+    """Return the id of a run's one W&B run, for all attempts."""
+    stamp = run.manifest.read_bytes() if run.manifest.is_file() else b""
+    digest = hashlib.sha256(str(run.path).encode() + stamp).hexdigest()[:8]
+    return f"{run.run_id[:48]}-{digest}"
+
+
 class WandbMirror:
     """One W&B run for all attempts of a run."""
 
@@ -109,9 +155,7 @@ class WandbMirror:
         from wandb.errors import Error as WandbError
 
         mode, self.why = wandb_mode(dict(os.environ))
-        stamp = run.manifest.read_bytes() if run.manifest.is_file() else b""
-        digest = hashlib.sha256(str(run.path).encode() + stamp).hexdigest()[:8]
-        self.run_id: str | None = f"{run.run_id[:48]}-{digest}"
+        self.run_id: str | None = wandb_id(run)
         if mode == "offline":
             # Two offline folders of one id lose data when they are synced: the local log is the
             # truth, so each attempt writes the whole mirror anew.
@@ -196,7 +240,7 @@ class RunLog:
 def open_mirror(run: RunDir, config: RunConfig) -> Mirror:
     """Return the tracker of the configuration."""
     if config.tracking.tracker == "wandb":
-        return WandbMirror(run, config)
+        return SafeMirror(WandbMirror(run, config))
     if config.tracking.tracker == "tensorboard":
-        return TensorboardMirror(run)
+        return SafeMirror(TensorboardMirror(run))
     return NoMirror()

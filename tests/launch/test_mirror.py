@@ -18,13 +18,12 @@ from launch.mirror import (
     as_in_job,
     open_online,
     send,
-    wandb_id,
 )
 from launch.sync import sync
 from tests.training.test_tracking import read_offline
 from training.config import RunConfig, TaskConfig, TrackingConfig, UsageError
 from training.rundir import RunDir, append_line, write_json
-from training.tracking import WandbMirror
+from training.tracking import WandbMirror, wandb_id
 
 
 class Fake:

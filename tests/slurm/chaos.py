@@ -475,10 +475,17 @@ def many(faults: int, seed: int, tracker: str, engine: str) -> None:
         run, job = place.submit(case, "--save-every", "2", "--set", "cluster.max_requeues=100")
         for number, moment in enumerate(wanted, 1):
             name = rng.choice(RANDOM)
-            before = len(run.attempt_numbers())
-            at_step(run, moment)
-            print(f"{number:2d}. step {step(run):3d}: {name}", flush=True)
-            FAULTS[name].strike(place, run, job)
+            while True:
+                at_step(run, moment)
+                before = len(run.attempt_numbers())
+                here = step(run)
+                try:
+                    FAULTS[name].strike(place, run, job)
+                    break
+                except (ProcessLookupError, IndexError):
+                    # The last fault still had something to follow: it is about to start again.
+                    _revive(place, run, job, before)
+            print(f"{number:2d}. step {here:3d}: {name}", flush=True)
             _revive(place, run, job, before)
         place.attend(run, job, 600)
         outcome = judge(place, case, run, time.monotonic() - begin)

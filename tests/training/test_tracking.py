@@ -7,7 +7,7 @@ import pytest
 
 from training.config import RunConfig, TaskConfig, TrackingConfig
 from training.rundir import RunDir, append_line
-from training.tracking import NoMirror, RunLog, flatten, open_mirror, wandb_mode
+from training.tracking import NoMirror, RunLog, SafeMirror, flatten, open_mirror, wandb_mode
 
 
 @pytest.fixture
@@ -118,6 +118,19 @@ def test_a_later_attempt_shows_the_earlier_lines(run):
     # It goes on from step 5: step 8 is made again.
     RunLog(run, 1, Spy(), 5).write("train", 6, 0.1, loss=1.0)
     assert seen == [5, 6]
+
+
+def test_a_tracker_that_fails_does_not_fail_the_run(run, capsys):
+    class Broken(NoMirror):
+        def log(self, line):
+            raise ConnectionResetError("the service is gone")
+
+    log = RunLog(run, 0, SafeMirror(Broken()))
+    log.write("train", 1, 0.1, loss=1.0)
+    log.write("train", 2, 0.2, loss=1.0)
+    log.mirror.finish({}, ok=True)
+    assert capsys.readouterr().out.count("the service is gone") == 1
+    assert len(run.metrics.read_text().splitlines()) == 2
 
 
 def test_names_in_trackers():
