@@ -74,8 +74,8 @@ class Outcome:
 class Arena:
     """A virtual cluster with runs on a file system of their own."""
 
-    def __init__(self, tracker: str, base: Path) -> None:
-        self.base = base
+    def __init__(self, tracker: str, base: Path, steps: int = STEPS) -> None:
+        self.base, self.steps = base, steps
         self.runs = base / "runs of 'chaos'"
         self.runs.mkdir(parents=True)
         subprocess.run(
@@ -123,7 +123,14 @@ class Arena:
         where = ("--executor", "local", "--procs-per-node", "2") if local else where
         command = [sys.executable, str(ROOT / "launch" / "submit.py"), *where]
         command += ["--task", "demo", "--model", "tiny", "--runs", str(self.runs), "--name", name]
-        command += ["--global-batch", "256", "--micro-tokens", "512", "--max-steps", str(STEPS)]
+        command += [
+            "--global-batch",
+            "256",
+            "--micro-tokens",
+            "512",
+            "--max-steps",
+            str(self.steps),
+        ]
         command += ["--log-every", "1", "--eval-every", "20", "--tracker", "none", "--time", "20"]
         command += ["--precision", case.precision, *more]
         command += [] if case.engine == "ddp" else ["--zero", case.engine]
@@ -425,10 +432,10 @@ HEAD = (
 
 
 @contextmanager
-def arena(tracker: str) -> Iterator[Arena]:
+def arena(tracker: str, steps: int = STEPS) -> Iterator[Arena]:
     """Give an arena, and clear it away."""
     folder = tempfile.TemporaryDirectory(prefix="chaos-")
-    with folder as path, Arena(tracker, Path(path)) as found:
+    with folder as path, Arena(tracker, Path(path), steps) as found:
         yield found
 
 
@@ -469,9 +476,11 @@ def many(faults: int, seed: int, tracker: str, engine: str) -> None:
     """Let many faults meet one run at random steps; the weights must be as without them."""
     rng = random.Random(seed)
     case = Case("many", engine, "fp32", tracker)
-    wanted = sorted(rng.sample(range(3, STEPS - 2), faults))
+    # Far enough apart that the run is still on its way when the last one comes.
+    steps = faults * 12 + 20
+    wanted = sorted(rng.sample(range(3, steps - 20), faults))
     begin = time.monotonic()
-    with arena(tracker) as place:
+    with arena(tracker, steps) as place:
         run, job = place.submit(case, "--save-every", "2", "--set", "cluster.max_requeues=100")
         for number, moment in enumerate(wanted, 1):
             name = rng.choice(RANDOM)
