@@ -378,11 +378,21 @@ class _Node:
             return "no signal asked for it"
         if self.allocation.slurm and not may_requeue(self.config):
             return "cluster.requeue is no, the next job of the run goes on"
-        if signal.SIGUSR2 not in self.signals.seen and not (
-            self.allocation.slurm and being_preempted(self.allocation.job_id)
-        ):
+        if signal.SIGUSR2 not in self.signals.seen and not self._goes_on():
             return "Slurm ended the job, or queues it again by itself"
         return None
+
+    def _goes_on(self) -> bool:
+        """Return whether the job is still ours after a TERM: nobody ended it, no node failed.
+
+        Slurm preempts it, with time to go; or a TERM came that nobody stands behind, such as one
+        to the last start of the job that a busy controller sent again.
+        """
+        if not self.allocation.slurm:
+            return False
+        self._await_peers(HANDOVER_SECONDS)
+        ends = [value.get("end") for _, value in self._peers()]
+        return not {"failed", None} & set(ends) and still_runs(self.allocation.job_id)
 
     def _read_config(self) -> RunConfig:
         # A file of a network file system may show up late on a node that looked before.
@@ -665,18 +675,18 @@ class _Node:
             time.sleep(5 * POLL_SECONDS)
 
 
-def being_preempted(job_id: str) -> bool:
-    """Return whether Slurm is about to preempt a job that still runs (its grace time).
+def still_runs(job_id: str) -> bool:
+    """Return whether Slurm counts a job as running, be it in the grace time of a preemption.
 
-    Not so when it was cancelled, met its time limit, or when another node's failure ends the
-    step: queueing it again would bring back what somebody ended, or what fails again.
+    Not so when it was cancelled or met its time limit: queueing it again would bring back what
+    somebody ended.
     """
     try:
         fields: Mapping[str, str] = scontrol.patiently(lambda: scontrol.show_job(job_id))
     except (Refused, Silent) as error:
-        say(f"Slurm does not say whether it preempts the job: {error}")
+        say(f"Slurm does not say how the job is: {error}")
         return False
-    return scontrol.is_preempted(fields)
+    return fields.get("JobState") == "RUNNING"
 
 
 def _ignore_stops() -> None:

@@ -92,7 +92,7 @@ class Arena:
                 preempt=True,
                 share=shared,
                 slurmd_timeout=8,
-                extra_conf=("KillWait=20", "MessageTimeout=3"),
+                extra_conf=("KillWait=20",),
             )
         )
         self.straight: dict[tuple[str, str], RunDir] = {}

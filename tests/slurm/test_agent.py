@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from slurm import processes, scontrol
-from slurm.agent import being_preempted
+from slurm.agent import still_runs
 from slurm.allocation import Allocation, meeting_point, read_allocation
 from slurm.command import project_root
 from slurm.failure import find_cause, parse_torchrun
@@ -207,7 +207,10 @@ def test_a_peer_that_is_gone_is_named(run, silent):
     # The second node never comes, as if its agent had been killed; or it stops as this one does.
     run.logs(0).mkdir(parents=True)
     write_json(run.node(0, 1), {"node": 1} | ({} if silent else {"end": "interrupted"}))
-    environment = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "localhost,other"}
+    environment = {
+        "SLURM_JOB_ID": str(os.getpid() + 1 + silent),
+        "SLURM_JOB_NODELIST": "localhost,other",
+    }
     agent = start(run, "ok", 0, **environment)
     while not run.torchrun_log(0, 0).exists():
         time.sleep(0.05)
@@ -233,7 +236,7 @@ def test_a_peer_that_is_gone_is_named(run, silent):
 
 def test_fewer_nodes_than_asked_for(run):
     run.config.write_text("cluster: {procs_per_node: 2, nodes: 4, min_nodes: 1}\n")
-    agent = start(run, "ok", SLURM_JOB_ID=str(os.getpid()), SLURM_JOB_NODELIST="localhost")
+    agent = start(run, "ok", SLURM_JOB_ID=str(os.getpid() + 3), SLURM_JOB_NODELIST="localhost")
     out, err = agent.communicate(timeout=60)
     assert out.strip() == "finished", err
     assert seen(run, 1)["WORLD_SIZE"] == "2"
@@ -351,14 +354,15 @@ PREEMPTED = "JobId=5 JobName=x JobState=RUNNING Reason=None PreemptTime=2026-01-
     ("text", "expected"),
     [
         (PREEMPTED, True),
-        (PREEMPTED.replace("2026-01-02T03:04:05", "None"), False),
+        (PREEMPTED.replace("2026-01-02T03:04:05", "None"), True),
         (PREEMPTED.replace("RUNNING", "CANCELLED"), False),
+        (PREEMPTED.replace("RUNNING", "PENDING"), False),
         ("", False),
     ],
 )
-def test_being_preempted(text, expected, monkeypatch):
+def test_a_job_still_runs(text, expected, monkeypatch):
     monkeypatch.setattr(scontrol, "ask", lambda *words, **how: text)
-    assert being_preempted("5") is expected
+    assert still_runs("5") is expected
 
 
 BLOCK = """
