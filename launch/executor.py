@@ -109,10 +109,13 @@ def slurm_parameters(config: RunConfig, run: RunDir, after: str | None = None) -
     gpus = cluster.gpus_per_node or None
     if more.keys() & {"gres", "gpus", "gpus-per-node", "gpus-per-task"}:
         gpus = None  # said in another way, and both together ask for the sum or are refused
+    fixed = cluster.min_nodes in (None, cluster.nodes)
     parameters = {
         "job_name": run.run_id,
         "nodes": cluster.nodes,
-        "ntasks_per_node": 1,
+        # With it, Slurm gives a job of `--nodes=1-4` one node though four are free. srun starts one
+        # task a node by itself.
+        "ntasks_per_node": 1 if fixed else None,
         "cpus_per_task": cluster.cpus_per_node,
         "gpus_per_node": gpus,
         "mem": cluster.mem,
@@ -131,7 +134,7 @@ def slurm_parameters(config: RunConfig, run: RunDir, after: str | None = None) -
     renamed = {_SUBMITIT_NAMES.get(k, k): v for k, v in more.items()}
     additional: dict[str, Any] = {"chdir": str(run.path)}
     additional["requeue" if queues_again(config) else "no-requeue"] = True
-    if cluster.min_nodes is not None and cluster.min_nodes < cluster.nodes:
+    if not fixed:
         additional["nodes"] = f"{cluster.min_nodes}-{cluster.nodes}"
     if after and "dependency" in renamed:
         # Behind the job before it, which waits for what the person named.

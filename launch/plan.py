@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from slurm.lead import lead_seconds
 from training.batching import (
     BudgetTooSmall,
     micro_overhead,
@@ -65,6 +66,8 @@ class Plan:
     mean_length: float | None
     lengths_from: str
     """Where the histogram of lengths came from."""
+    lead: str = ""
+    """How long before the time limit the ranks are told to save and stop, in words."""
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -171,5 +174,7 @@ def make_plan(
         longest=longest,
         mean_length=float(lengths.mean()) if longest is not None and lengths is not None else None,
         lengths_from=source,
+        lead=f"stops to save {lead_seconds(None, None, 60 * cluster.time_minutes):.0f} s ahead, "
+        "once steps are measured as long as two of them and two saves take, and 15 s",
         notes=tuple(notes),
     )

@@ -56,6 +56,7 @@ def _plan_rows(plan: Plan) -> list[tuple[str, str]]:
         ("steps an epoch", _known(plan.steps_per_epoch)),
         ("optimizer steps", _known(plan.steps)),
         ("warm-up steps", _known(plan.warmup_steps)),
+        ("before the time limit", plan.lead),
     ]
 
 

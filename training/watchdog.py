@@ -85,7 +85,8 @@ class Watchdog:
         self._since = time.monotonic()
         self._stop = threading.Event()
         met: Any = dist.distributed_c10d._get_default_store()
-        self._store = met.clone()  # a connection of its own: the ranks' may block for long
+        # A connection of its own where torch has that: the ranks' may block for long.
+        self._store = met.clone() if hasattr(met, "clone") else met
         self._store.set_timeout(timedelta(seconds=STORE_SECONDS))
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()

@@ -58,6 +58,30 @@ def arenas(tmp_path_factory):
         old.__exit__()
 
 
+def test_a_job_that_is_queued_again_takes_what_there_is(arenas):
+    """Two nodes of three are drained: with --min-nodes 1 the run goes on on the third."""
+    place = arenas("linuxproc")
+    case = Case("smaller", "2", "fp32", "linuxproc")
+    run, job = place.submit(case, "--min-nodes", "1")
+    chaos.at_step(run, 13)
+    assert len(set(place.hosts(run)) - {""}) == 2
+    left = place.hosts(run)[0]
+    drained = ",".join(sorted({"node1", "node2", "node3"} - {left}))
+    change = ("scontrol", "update", f"NodeName={drained}")
+    place.slurm(*change, "State=DRAIN", "Reason=test", check=True)
+    try:
+        chaos.timeout(place, run, job)
+        place.attend(run, job, 240)
+    finally:
+        place.slurm(*change, "State=RESUME", check=True)
+    (resumed,) = [e for e in chaos.read_metrics(run.metrics) if e.get("event") == "resumed"]
+    assert (resumed["from_world_size"], resumed["world_size"]) == (2, 1)
+    (saved,) = [e for e in chaos.read_metrics(run.metrics) if e.get("event") == "saved"]
+    for key in ("step", "next_ids", "lr", "optimizer", "weights"):
+        assert saved[key] == resumed[key], key
+    assert (chaos.read_json(run.results) or {})["world_size"] == 1, said(place, case)
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_run_survives(arenas, case, record_property):
     place = arenas(case.tracker)
