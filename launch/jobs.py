@@ -110,12 +110,28 @@ def local_job(run_id: str, entry: dict[str, Any], proc: Path = Path("/proc")) ->
         # "pid (name) state …": a zombie is one that nobody has waited for yet.
         state = (proc / job / "stat").read_text().rpartition(")")[2].split()[0]
     except (OSError, IndexError):
-        return gone
+        command, state = b"", "X"
+    running = JobInfo(job, "running", "RUNNING", submitted=entry.get("time"))
     # The pid may be somebody else's by now, even another run's controller.
     ours = b"submitit.local._local" in command and f"/{run_id}/".encode() in command
     if state in ("Z", "X") or not ours:
-        return gone
-    return JobInfo(job, "running", "RUNNING", submitted=entry.get("time"))
+        # A controller that was killed leaves its agent, which trains on.
+        return running if _has_agent(run_id, job, proc) else gone
+    return running
+
+
+def _has_agent(run_id: str, job: str, proc: Path) -> bool:
+    """Return whether the agent of a local job lives: it is in its controller's session."""
+    for folder in proc.iterdir():
+        if folder.name.isdigit():
+            try:
+                session = (folder / "stat").read_text().rpartition(")")[2].split()[3]
+                command = (folder / "cmdline").read_bytes() if session == job else b""
+            except (OSError, IndexError):
+                continue
+            if b"submitit.core._submit" in command and f"/{run_id}/".encode() in command:
+                return True
+    return False
 
 
 def job_output(run: RunDir, files: Snapshot, job: JobInfo | None = None) -> Path | None:

@@ -81,9 +81,12 @@ def damage(folder: Path, part: int = 0, parts: int = 1) -> str | None:
     manifest = read_json(folder / MANIFEST)
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         return f"{folder.name}: no manifest"
-    if manifest.get("format", 0) > FORMAT:
-        return f"{folder.name}: written by a newer glueline (format {manifest['format']})"
-    for place, (name, entry) in enumerate(sorted(manifest["files"].items())):
+    version, files = manifest.get("format"), manifest["files"]
+    if not isinstance(version, int) or not all(_is_entry(entry) for entry in files.values()):
+        return f"{folder.name}/{MANIFEST}: its content was altered"
+    if version > FORMAT:
+        return f"{folder.name}: written by a newer glueline (format {version})"
+    for place, (name, entry) in enumerate(sorted(files.items())):
         if place % parts != part:
             continue
         path = folder / name
@@ -95,6 +98,10 @@ def damage(folder: Path, part: int = 0, parts: int = 1) -> str | None:
         except OSError as error:
             return f"{folder.name}/{name}: {error.strerror}"
     return None
+
+
+def _is_entry(entry: object) -> bool:
+    return isinstance(entry, dict) and entry.keys() >= {"bytes", "sha256"}
 
 
 def describe_file(path: Path) -> dict[str, Any]:

@@ -295,6 +295,8 @@ class Snapshot:
     """`node-<k>.json` of every attempt."""
     finished: bool
     readable: bool
+    stopped: bool = False
+    """A person asked for the end."""
 
 
 def snapshot(run: RunDir) -> Snapshot:
@@ -311,6 +313,7 @@ def snapshot(run: RunDir) -> Snapshot:
         nodes=nodes,
         finished=read_json(run.results) is not None,
         readable=run.config.is_file(),
+        stopped=bool((read_json(run.request) or {}).get("stop")),
     )
 
 
@@ -347,6 +350,8 @@ def run_state(files: Snapshot, job: Literal["queued", "running", "gone"] | None)
         return "running"
     if job is None and not last:
         return "queued"
+    if files.stopped and not last:
+        return "interrupted"  # before it began
     return "failed"
 
 

@@ -255,11 +255,14 @@ def head_agent_killed(arena: Arena, run: RunDir, job: str) -> None:
     os.kill(arena.agents(run)[0], signal.SIGKILL)
 
 
-def slurmd_killed(arena: Arena, run: RunDir, job: str) -> None:
-    """slurmd of the second node is killed: Slurm counts the node as down."""
-    host = arena.hosts(run)[1]
+def node_down(arena: Arena, run: RunDir, job: str) -> None:
+    """The second node dies: slurmd, the step, the agent and the rank are gone at once."""
+    host, agent, rank = arena.hosts(run)[1], arena.agents(run)[1], arena.ranks(run)[1]
+    step_daemon = int(Path(f"/proc/{agent}/stat").read_text().rpartition(")")[2].split()[1])
     arena.cluster.kill_slurmd(host)
-    wait_for("the node is not down", lambda: arena.state(job) != "RUNNING", 120)
+    for pid in (step_daemon, agent, rank):
+        os.kill(pid, signal.SIGKILL)
+    wait_for("the job goes on", lambda: arena.state(job) != "RUNNING", 120)
     arena.cluster.start_slurmd(host)
 
 
@@ -323,7 +326,7 @@ FAULTS: dict[str, Fault] = {
     "rank killed": Fault(rank_killed),
     "agent killed": Fault(agent_killed),
     "head agent killed": Fault(head_agent_killed),
-    "slurmd killed": Fault(slurmd_killed),
+    "node down": Fault(node_down),
     "node cut off": Fault(cut_off),
     "hang": Fault(hang, options=("--set", "engine.hang_timeout=8")),
     "disk full": Fault(disk_full, resumes=False),

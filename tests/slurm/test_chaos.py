@@ -21,7 +21,7 @@ SPREAD = [
     ("pgid", "agent killed", "3", "fp32"),
     ("pgid", "disk full", "1", "bf16"),
     ("pgid", "loss is NaN", "3", "fp32"),
-    ("cgroup", "slurmd killed", "1", "bf16"),
+    ("cgroup", "node down", "1", "bf16"),
     ("cgroup", "node cut off", "ddp", "bf16"),
     ("cgroup", "hang", "ddp", "bf16"),
     ("cgroup", "out of memory", "2", "fp32"),

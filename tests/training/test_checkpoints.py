@@ -32,6 +32,10 @@ def write_best(run, step):
     checkpoints.seal(final, step, {})
 
 
+def respell(path, old, new):
+    path.write_text(path.read_text().replace(old, new, 1))
+
+
 def test_complete_ones_newest_first(run):
     for step in (9, 10, 100):
         write(run, step)
@@ -61,6 +65,8 @@ def test_whole(run):
         (lambda f: (f / "shard").unlink(), "No such file"),
         (lambda f: (f / checkpoints.MANIFEST).unlink(), "no manifest"),
         (lambda f: (f / checkpoints.MANIFEST).write_text("{"), "no manifest"),
+        (lambda f: respell(f / checkpoints.MANIFEST, "sha256", "sia256"), "manifest.json: its"),
+        (lambda f: respell(f / checkpoints.MANIFEST, "format", "formau"), "manifest.json: its"),
         (lambda f: (f / checkpoints.MANIFEST).write_text('{"format": 7, "files": {}}'), "newer"),
     ],
 )
