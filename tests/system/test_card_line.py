@@ -151,9 +151,10 @@ def test_slurm_says_no_and_nothing_is_left(cluster, shared):
 @pytest.mark.slurm
 @pytest.mark.timeout(300)
 def test_a_dead_rank_takes_the_job_down_and_is_named(cluster, shared):
-    """A rank is killed on one of two hosts: the job ends within a minute, status says why."""
+    """A rank is killed on one of two hosts, no retry: the job ends in a minute, status says why."""
     runs = shared / "dead"
     line = ["--task", "demo", "--model", "tiny", "--nodes", "2", "--max-steps", "1000000"]
+    line += ["--set", "cluster.max_retries=0"]
     env = cluster.env()
     done = glueline("submit", *line, "--runs", str(runs), "--name", "dead", cwd=shared, env=env)
     assert done.returncode == 0, done.stderr
