@@ -144,7 +144,9 @@ def prune(run: RunDir, best: int | None, keep: int = KEPT) -> None:
         state = read_json(folder / STATE)
         known.add(state.get("progress", {}).get("best_step") if isinstance(state, dict) else None)
     old = [p for p in _folders(run, "step") if p not in found[:keep]]
-    stale = [p for p in _folders(run, "best") if step_of(p) not in known]
+    # This may run while training is ahead: newer best weights are not its to judge.
+    limit = max(best or 0, step_of(found[0]) + 1 if found else 0)
+    stale = [p for p in _folders(run, "best") if step_of(p) < limit and step_of(p) not in known]
     remove([*old, *stale])
 
 

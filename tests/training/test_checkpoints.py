@@ -100,6 +100,14 @@ def test_the_last_two_and_the_best_they_know_stay(run):
     assert kept == ["best-4", "best-6", "best-8", "step-5", "step-7"]
 
 
+def test_best_weights_found_meanwhile_stay(run):
+    """A checkpoint is sealed in the background, while training has gone on."""
+    write_best(run, 6)
+    write(run, 4)
+    checkpoints.prune(run, best=None)
+    assert checkpoints.best_folder(run, 6).exists()
+
+
 def test_the_manifest_goes_first(run, monkeypatch):
     folder = write(run, 3)
     monkeypatch.setattr(checkpoints.shutil, "rmtree", lambda *a, **k: None)
