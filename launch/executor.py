@@ -24,12 +24,13 @@ from slurm.command import (
     PORTS,
     fixed_environment,
     on_cpu,
-    python_path,
     torchrun_argv,
 )
 from slurm.verdicts import REQUEUE
 from training.config import RunConfig, UsageError
 from training.rundir import RunDir
+
+from .snapshot import code_root, keep_snapshot, remove_snapshot
 
 if TYPE_CHECKING:
     from submitit import LocalExecutor, SlurmExecutor
@@ -136,9 +137,10 @@ def slurm_parameters(config: RunConfig, run: RunDir, after: str | None = None) -
     additional["requeue" if queues_again(config) else "no-requeue"] = True
     if not fixed:
         additional["nodes"] = f"{cluster.min_nodes}-{cluster.nodes}"
-    if after and "dependency" in renamed:
-        # Behind the job before it, which waits for what the person named.
-        del renamed["dependency"]
+    if after and (own := str(renamed.pop("dependency", ""))) and "?" not in own:
+        # What the person named, and the job before it. With `?` any one of several is enough,
+        # which cannot be said together with "and": the job before has waited for it then.
+        parameters["dependency"] = f"{parameters['dependency']},{own}"
     additional |= renamed
     return {
         **{k: v for k, v in parameters.items() if v is not None},
@@ -188,6 +190,11 @@ def signal_seconds(minutes: int) -> int:
 
 def setup_lines(config: RunConfig, run: RunDir) -> list[str]:
     """Return the lines of the batch script before srun."""
+    return [*environment_lines(config, run.cache), *afterword_lines(config, run)]
+
+
+def environment_lines(config: RunConfig, cache: Path) -> list[str]:
+    """Return the lines of a batch script that make its environment."""
     lines = [
         "unset " + " ".join(INHERITED),
         # From Slurm 22.05 on srun no longer takes --cpus-per-task over from sbatch.
@@ -195,9 +202,9 @@ def setup_lines(config: RunConfig, run: RunDir) -> list[str]:
         'then export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"; fi',
         *config.cluster.setup,
     ]
-    lines += _python_path_lines()
+    lines += python_path_lines(config, cache)
     lines += [f"export {k}={shlex.quote(v)}" for k, v in config.cluster.env.items()]
-    return lines + afterword_lines(config, run)
+    return lines
 
 
 def afterword_lines(config: RunConfig, run: RunDir) -> list[str]:
@@ -221,11 +228,12 @@ def afterword_lines(config: RunConfig, run: RunDir) -> list[str]:
     ]
 
 
-def _python_path_lines() -> list[str]:
-    root = python_path()
+def python_path_lines(config: RunConfig, cache: Path) -> list[str]:
+    """Return the line that has a job find our packages: the snapshot of the code, or the clone."""
+    root = code_root(config, cache)
     if root is None:
         return []
-    return [f'export PYTHONPATH={shlex.quote(root)}"${{PYTHONPATH:+:$PYTHONPATH}}"']
+    return [f'export PYTHONPATH={shlex.quote(str(root))}"${{PYTHONPATH:+:$PYTHONPATH}}"']
 
 
 def check_path(path: Path) -> None:
@@ -310,13 +318,37 @@ def node_command(config: RunConfig, run: RunDir) -> str:
             "",
             *threads,
             'export GLUELINE_NODE="$node"',
-            *_python_path_lines(),
+            *python_path_lines(config, run.cache),
             *(f"export {k}={shlex.quote(v)}" for k, v in fixed.items()),
             "",
             "exec " + " ".join(words),
             "",
         ]
     )
+
+
+def refused_in_advance(config: RunConfig, run: RunDir) -> str | None:
+    """Return why Slurm would refuse the job now, None where it would not, or cannot tell.
+
+    A refusal is no last word: where all nodes are down for a while, Slurm says no here and still
+    takes the job.
+    """
+    if config.cluster.executor == "local":
+        return None
+    script = batch_script(config, run)
+    try:
+        with scrubbed_environment():
+            done = subprocess.run(
+                ["sbatch", "--test-only"],
+                input=script,
+                capture_output=True,
+                text=True,
+                timeout=30,
+                check=False,
+            )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stderr.strip() or "sbatch gave no reason" if done.returncode else None
 
 
 def submit_job(
@@ -340,6 +372,7 @@ def submit_job(
         first_attempt = max(run.attempt_numbers(), default=-1) + 1
     before = set(run.submitit.iterdir()) if run.submitit.is_dir() else set()
     there = run.submitit.is_dir()
+    code, fresh = keep_snapshot(config, run.cache)
     try:
         with scrubbed_environment(), _quiet():
             executor = make_executor(config, run, after)
@@ -350,6 +383,8 @@ def submit_job(
             path.unlink(missing_ok=True)
         if not there and run.submitit.is_dir():
             run.submitit.rmdir()
+        if fresh and code is not None:
+            remove_snapshot(code)
         reason = refusal(error)
         if reason is None:
             raise
@@ -403,7 +438,7 @@ def _local_executor(config: RunConfig, run: RunDir) -> LocalExecutor:
 
         def _submit_command(self, command: str) -> LocalJob[Any]:
             self.folder.mkdir(parents=True, exist_ok=True)
-            process = start_detached(config, self.folder, command)
+            process = start_detached(config, run.cache, self.folder, command)
             return LocalJob(folder=self.folder, job_id=str(process.pid), process=process, tasks=[0])
 
     if config.cluster.nodes > 1:
@@ -417,7 +452,9 @@ def _local_executor(config: RunConfig, run: RunDir) -> LocalExecutor:
     return executor
 
 
-def start_detached(config: RunConfig, folder: Path, command: str) -> subprocess.Popen[bytes]:
+def start_detached(
+    config: RunConfig, cache: Path, folder: Path, command: str
+) -> subprocess.Popen[bytes]:
     """Start submitit's local controller in a session of its own; its pid is the job's id."""
     minutes = config.cluster.time_minutes
     environment = dict(os.environ) | config.cluster.env
@@ -440,7 +477,7 @@ def start_detached(config: RunConfig, folder: Path, command: str) -> subprocess.
     )
     controller = [sys.executable, "-c", code, str(folder)]
     script = "\n".join(
-        [*config.cluster.setup, *_python_path_lines(), f"exec {shlex.join(controller)}"]
+        [*config.cluster.setup, *python_path_lines(config, cache), f"exec {shlex.join(controller)}"]
     )
     with (folder / "controller.log").open("ab") as log:
         return subprocess.Popen(

@@ -15,7 +15,7 @@ COMMANDS = {
     "cancel": "Stop a queued or running run.",
     "sync": "Send runs to W&B that could not reach it from their nodes.",
     "rehearse": "Hurt a run on purpose, and see that it goes on where it was.",
-    "prepare": "Look at a task's rows, tokenise them ahead of time.",
+    "prepare": "Fetch and tokenise ahead of time; look at a task's rows.",
     "predict": "Label texts with a finished run's model.",
 }
 """Commands with their one-line help, in the order of use; a module is imported when called."""

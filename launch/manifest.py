@@ -17,6 +17,7 @@ from training.config import RunConfig
 from training.rundir import file_sha256
 
 from .checks import is_secret
+from .snapshot import code_digest
 
 PACKAGES = (
     "glueline torch transformers datasets accelerate deepspeed submitit wandb huggingface_hub "
@@ -37,6 +38,7 @@ def make_manifest(config: RunConfig) -> dict[str, Any]:
         "time": time.time(),
         "host": socket.gethostname(),
         "python": platform.python_version(),
+        "code": code_digest(config),
         "git": git_state(Path(__file__).resolve().parents[1]),
         "versions": versions(),
         "data": fingerprint(data_files(config)),

@@ -1,4 +1,4 @@
-"""`glueline prepare`: look at a task's rows, fetch and tokenise them ahead of time."""
+"""`glueline prepare`: fetch, tokenise once, and prove that a job can load it without a network."""
 
 from __future__ import annotations
 
@@ -15,11 +15,20 @@ import click
 
 from launch.flags import FlagCommand, FlagOption, Request, request_options
 from launch.main import run_command
+from training.config import RunConfig, UsageError
+from training.prepared import Prepared, entry_path
 from training.rundir import CACHE_FOLDER
 
 
 @click.command("prepare", cls=FlagCommand)
-@request_options(("task", "model"))
+@request_options(("task", "model", "cluster"))
+@click.option(
+    "--run",
+    "run_name",
+    cls=FlagOption,
+    metavar="RUN",
+    help="What this run reads, instead of a task and a model.",
+)
 @click.option(
     "--preview",
     cls=FlagOption,
@@ -28,46 +37,145 @@ from training.rundir import CACHE_FOLDER
     metavar="N",
     help="Show N random training rows and the lengths in tokens.",
 )
+@click.option(
+    "--check", cls=FlagOption, is_flag=True, help="Read all prepared files and compare; make none."
+)
+@click.option(
+    "--submit",
+    "as_job",
+    cls=FlagOption,
+    is_flag=True,
+    help="Fetch here, and do the rest in a job of one node (--partition, --time, …).",
+)
+@click.option("--wait", cls=FlagOption, is_flag=True, help="Wait for that job's end.")
 @click.option("--json", "as_json", cls=FlagOption, is_flag=True, help="Print one JSON object.")
-def prepare(request: Request, preview: int, as_json: bool) -> int:
-    """Look at a task's rows, tokenise them ahead of time.
+def prepare(
+    request: Request,
+    run_name: str | None,
+    preview: int,
+    check: bool,
+    as_job: bool,
+    wait: bool,
+    as_json: bool,
+) -> int:
+    """Fetch a model and a task's rows, tokenise them once, and prove that all of it loads.
 
-    A run does the same at its start if this was not done; afterwards it starts without it.
+    Jobs then read files that do not change: nothing is fetched or tokenised on a compute node.
+    submit does it where it was not done. It can be stopped at any moment and typed again.
     """
     # What was typed is judged before anything slow is imported.
-    from launch.fetch import already_here, fetch_all
-    from launch.resolve import compose, runs_folder
-
-    config, _, profile = compose(request)
-    config.task.check()
-    config.model.check()
-    cache = runs_folder(request.runs, profile) / CACHE_FOLDER
-    config = already_here(config, cache)
     from launch.checks import look_at_inputs
+    from launch.fetch import already_here, fetch_all
 
+    if wait and not as_job:
+        raise UsageError("--wait waits for the job of --submit")
+    if as_job and (check or preview):
+        raise UsageError("--submit cannot be used with --check or --preview")
+    config, cache, line = _asked(request, run_name)
+    config = already_here(config, cache)
     look_at_inputs(config)
+    if check:
+        return _check(config, cache, line, as_json)
     cache.mkdir(parents=True, exist_ok=True)
     config = fetch_all(config, cache)
+    if as_job:
+        return _submit(config, cache, wait, as_json)
 
-    from training.data import ensure_tokens
+    from launch.preparation import say
+    from launch.ready import prepare_inputs
     from training.tokens import open_tokens
 
-    data = open_tokens(ensure_tokens(config, cache))
+    entry = prepare_inputs(config, cache, say)
+    data = open_tokens(entry.tokens)
     rows = []
     if preview:
         from training.preview import preview_rows
 
         rows = preview_rows(config.task, preview, cache=cache)
     if as_json:
-        print(json.dumps(_as_json(data, rows), ensure_ascii=False))
+        print(json.dumps(_as_json(entry, data, rows), ensure_ascii=False))
     else:
         _show(config.task, data, rows)
     return 0
 
 
-def _as_json(data: Any, rows: list[Any]) -> dict[str, Any]:
+def _asked(request: Request, run_name: str | None) -> tuple[RunConfig, Path, str]:
+    """Return the configuration, the cache, and the line that means the same."""
+    from launch.existing import command_line
+    from launch.preparation import request_words, run_words
+    from launch.resolve import compose, runs_folder
+
+    if run_name is not None:
+        from launch.existing import need_run
+        from launch.resume import load_run
+
+        if request.task or request.model or request.files:
+            raise UsageError("--run takes task and model from the run: leave out the others")
+        run = need_run(runs_folder(request.runs), run_name)
+        return load_run(run), run.cache, command_line("prepare", *run_words(run))
+    config, _, profile = compose(request)
+    config.task.check()
+    config.model.check()
+    cache = runs_folder(request.runs, profile) / CACHE_FOLDER
+    return config, cache, command_line("prepare", *request_words(request))
+
+
+def _check(config: RunConfig, cache: Path, line: str, as_json: bool) -> int:
+    """Compare every prepared file with what was written; the exit status is 1 if one is not."""
+    from launch.ready import entry_name
+    from training.prepared import altered, read_entry
+
+    name = entry_name(config, cache)
+    entry = read_entry(cache, name) if name else None
+    if entry is None:
+        raise UsageError(f"not prepared yet: prepare it with {line}")
+    problem = altered(entry, full=True)
+    size = sum(file["bytes"] for file in entry.files)
+    if as_json:
+        print(json.dumps({"name": name, "files": len(entry.files), "problem": problem}))
+    elif problem is None:
+        print(f"{name}: {len(entry.files)} files, {size / 1e6:.1f} MB, as they were written")
+    if problem is not None and not as_json:
+        print(f"error: {problem}: make it anew with {line}", file=sys.stderr)
+    return int(problem is not None)
+
+
+def _submit(config: RunConfig, cache: Path, wait: bool, as_json: bool) -> int:
+    """Have a job prepare it; return the exit status."""
+    from dataclasses import replace
+
+    from launch.auto import NO_SLURM
+    from launch.checks import check_places
+    from launch.preparation import Inputs, await_preparation, submit_preparation
+    from launch.ready import entry_name
+    from launch.slurm_site import sbatch_available
+    from training.prepared import altered, read_entry
+
+    if not sbatch_available():
+        raise UsageError(NO_SLURM.replace("use --executor local", "leave out --submit"))
+    config = replace(config, cluster=replace(config.cluster, executor="slurm"))
+    check_places(config, cache.parent)
+    name = entry_name(config, cache)
+    entry = read_entry(cache, name) if name else None
+    if entry is not None and altered(entry) is None:
+        inputs, text = Inputs(str(name)), f"prepared already: {entry_path(cache, str(name))}"
+    else:
+        inputs = submit_preparation(config, cache)
+        text = f"submitted as Slurm job {inputs.job}\n  output  {inputs.output}"
+    if not as_json:
+        print(text, flush=True)
+    status = await_preparation(cache, inputs) if wait and inputs.job else 0
+    if as_json:
+        ready = read_entry(cache, inputs.entry) is not None
+        print(json.dumps({**inputs.plain(), "prepared": ready}))
+    return status
+
+
+def _as_json(entry: Prepared, data: Any, rows: list[Any]) -> dict[str, Any]:
     keys = ("fingerprint", "task", "problem", "label_names", "max_length", "splits")
     return {
+        "prepared": str(entry_path(entry.cache, entry.value["name"])),
+        "proved": entry.value.get("proved"),
         "tokens": str(data.folder),
         **{key: data.manifest[key] for key in keys},
         "preview": [{"index": r.index, "texts": r.texts, "label": r.label} for r in rows],

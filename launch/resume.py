@@ -31,6 +31,7 @@ from .resolve import Draft, fill, put_data, put_files
 
 if TYPE_CHECKING:
     from .plan import Plan
+    from .preparation import Inputs
 
 MAY_CHANGE = frozenset(
     "engine.zero engine.zero_config engine.offload engine.timeout engine.hang_timeout "
@@ -294,7 +295,9 @@ def _without_lost(config: RunConfig) -> RunConfig:
 
 
 @contextlib.contextmanager
-def replaced(run: RunDir, config: RunConfig, plan: Plan) -> Iterator[None]:
+def replaced(
+    run: RunDir, config: RunConfig, plan: Plan, inputs: Inputs | None = None
+) -> Iterator[None]:
     """Write what launch says of a run anew; if what follows fails, the old files stand again.
 
     Each file is replaced in one move. `request.json` goes: what was asked of the last job (stop,
@@ -314,12 +317,16 @@ def replaced(run: RunDir, config: RunConfig, plan: Plan) -> Iterator[None]:
         run.submission: batch_script(config, run) or NO_SCRIPT,
         run.command: node_command(config, run),
     }
-    before = {path: _read(path) for path in (*texts, run.request)}
+    if inputs is not None:
+        texts[run.prepared] = json.dumps(inputs.plain(), indent=1) + "\n"
+    before = {path: _read(path) for path in (*texts, run.request, run.prepared)}
     try:
         try:
             for path, text in texts.items():
                 _write(path, text, executable=path.suffix == ".sh")
             run.request.unlink(missing_ok=True)
+            if inputs is None:
+                run.prepared.unlink(missing_ok=True)
         except OSError as error:
             raise UsageError(f"cannot write to {run.path}: {error.strerror or error}") from None
         yield

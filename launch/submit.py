@@ -31,6 +31,7 @@ from training.rundir import CACHE_FOLDER, RunDir, write_json
 
 if TYPE_CHECKING:
     from launch.plan import Plan
+    from launch.preparation import Inputs
     from launch.resume import Resumed
 
 SAMPLED_ROWS = 1000
@@ -78,8 +79,10 @@ def submit_run(request: Request, how: How) -> int:
         UsageError: the request is wrong, or Slurm refuses it; nothing is left behind.
     """
     from launch import checks
-    from launch.existing import answer, check_data, check_same, current_state
+    from launch.executor import refused_in_advance
+    from launch.existing import answer, check_data, check_same, command_line, current_state
     from launch.fetch import already_here, fetch_all
+    from launch.preparation import is_ready, provide, request_words
     from launch.resolve import resolve
     from launch.space import check_space
 
@@ -102,13 +105,17 @@ def submit_run(request: Request, how: How) -> int:
         said = answer(run, state)
         _report(how, said, run, plan, None)
         return _follow(run, how) if how.wait and state in ("queued", "running") else 0
+    line = command_line("prepare", *request_words(request))
     with _tidy(resolved.runs):
         fetched = fetch_all(config, cache)
         if fetched != config:
             config = fetched
             plan = plan_with_inputs(config)
             check_space(config, resolved.runs)
-        job = start(config, run, plan)
+        refused = None if is_ready(config, cache, line) else refused_in_advance(config, run)
+        # Where Slurm will say no, it says so before anything is worked for.
+        inputs = provide(config, cache, line) if refused is None else None
+        job = start(config, run, plan, inputs)
     for note in (*plan.notes, *resolved.notes):
         print(f"note: {note}", file=sys.stderr)
     _report(how, _submitted(run, job, config), run, plan, job)
@@ -157,15 +164,21 @@ def dry_run(resolved: Any, config: RunConfig, run: RunDir, plan: Plan, how: How)
     return 0
 
 
-def start(config: RunConfig, run: RunDir, plan: Plan) -> str:
+def start(config: RunConfig, run: RunDir, plan: Plan, inputs: Inputs | None = None) -> str:
     """Write the run directory, submit its job and return the job's id.
+
+    Args:
+        config: the run.
+        run: its directory, not there yet.
+        plan: its plan.
+        inputs: what it is to read; None: rank 0 makes it.
 
     Raises:
         UsageError: the folder cannot be written, or Slurm refuses; the folder is gone again.
     """
-    write_run(config, run, plan)
+    write_run(config, run, plan, inputs)
     try:
-        return submit_jobs(config, run, first_attempt=0)
+        return submit_jobs(config, run, first_attempt=0, after=inputs.job if inputs else None)
     except BaseException:
         # A job that was submitted may be running by now: its folder is no longer ours to remove.
         if not run.jobs.exists():
@@ -173,7 +186,9 @@ def start(config: RunConfig, run: RunDir, plan: Plan) -> str:
         raise
 
 
-def submit_jobs(config: RunConfig, run: RunDir, first_attempt: int, **noted: Any) -> str:
+def submit_jobs(
+    config: RunConfig, run: RunDir, first_attempt: int, after: str | None = None, **noted: Any
+) -> str:
     """Submit a run's job, add it to the run's list of jobs and return its id.
 
     Every submission, the first and a resumed one, goes through here. Where the job may not be
@@ -183,14 +198,17 @@ def submit_jobs(config: RunConfig, run: RunDir, first_attempt: int, **noted: Any
         config: the run, as its `config.yaml` says.
         run: its directory, written.
         first_attempt: number of the job's first attempt.
+        after: a job of another kind that must have ended before: the one that prepares the data.
         noted: more to keep with the job in `jobs.json`.
 
     Raises:
         UsageError: Slurm refuses.
     """
     from launch.executor import queues_again, submit_job
+    from launch.snapshot import code_digest
 
-    job = submit_job(config, run, first_attempt)
+    job = submit_job(config, run, first_attempt, after=after)
+    noted["code"] = code_digest(config)
     note_job(config, run, job, first_attempt, **noted)
     if config.cluster.executor == "local" or queues_again(config):
         return job
@@ -202,12 +220,12 @@ def submit_jobs(config: RunConfig, run: RunDir, first_attempt: int, **noted: Any
             # The first one stands, and the run can be resumed by hand.
             print(f"note: no successor {place} of job {job}: {error}", file=sys.stderr)
             break
-        note_job(config, run, behind, first_attempt, after=last)
+        note_job(config, run, behind, first_attempt, after=last, code=noted["code"])
         last = behind
     return job
 
 
-def write_run(config: RunConfig, run: RunDir, plan: Plan) -> None:
+def write_run(config: RunConfig, run: RunDir, plan: Plan, inputs: Inputs | None = None) -> None:
     """Write the run directory, complete or not at all.
 
     Raises:
@@ -222,6 +240,8 @@ def write_run(config: RunConfig, run: RunDir, plan: Plan) -> None:
         temporary.config.write_text(config.dump(), encoding="utf-8")
         write_json(temporary.plan, plan.to_json())
         write_json(temporary.manifest, make_manifest(config))
+        if inputs is not None:
+            write_json(temporary.prepared, inputs.plain())
         for path, text in (
             (temporary.submission, batch_script(config, run) or NO_SCRIPT),
             (temporary.command, node_command(config, run)),
@@ -312,8 +332,9 @@ def resume_run(request: Request, name: str, how: How) -> int:
 
 def _resubmit(way: Resumed, run: RunDir) -> tuple[str, RunConfig, Plan]:
     """Write the run's files anew and submit it; return the job, the configuration and the plan."""
-    from launch.existing import check_data
+    from launch.existing import check_data, command_line
     from launch.fetch import fetch_all
+    from launch.preparation import provide, run_words
     from launch.resume import replaced
     from launch.space import check_space
 
@@ -321,10 +342,12 @@ def _resubmit(way: Resumed, run: RunDir) -> tuple[str, RunConfig, Plan]:
     plan = plan_with_inputs(config)
     check_data(run, config)
     check_space(config, run.path.parent, run)
+    inputs = provide(config, run.cache, command_line("prepare", *run_words(run)))
     first_attempt = max(run.attempt_numbers(), default=-1) + 1
     noted = {"changed": way.changed} if way.changed else {}
-    with replaced(run, config, plan):
-        return submit_jobs(config, run, first_attempt, **noted), config, plan
+    after = inputs.job if inputs else None
+    with replaced(run, config, plan, inputs):
+        return submit_jobs(config, run, first_attempt, after, **noted), config, plan
 
 
 def _dry_resume(way: Resumed, run: RunDir, how: How) -> int:

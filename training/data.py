@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 import socket
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 
 _CHUNK = 8192
 """Rows tokenised at a time."""
+
+Progress = Callable[[int, int], None]
+"""Told rows done, and rows in all."""
 
 _TOKENIZER_FILES = ("*.json", "*.txt", "*.model", "*.bpe", "*.jinja")
 _NOT_TOKENIZER = ("config.json", "*index.json", "README*", "generation_config.json")
@@ -277,11 +281,16 @@ def max_length(config: RunConfig, tokenizer: Path) -> int:
     return min(limits)
 
 
-def ensure_tokens(config: RunConfig, cache: Path) -> Path:
+def ensure_tokens(config: RunConfig, cache: Path, progress: Progress | None = None) -> Path:
     """Return the folder of the task's tokenised splits, made if it is not there yet.
 
     All evaluated and test splits are in it; the hold-out, if any, as `validation`. It appears
     whole or not at all; two processes that make it at once end with the same content.
+
+    Args:
+        config: the run.
+        cache: the cache of its runs folder.
+        progress: told how many rows of how many are tokenised.
 
     Raises:
         UsageError: what is wrong with the data or the model, as in `check_source`.
@@ -293,12 +302,18 @@ def ensure_tokens(config: RunConfig, cache: Path) -> Path:
     if not place.is_dir():
         info = check_source(task)
         with _published(place) as temporary:
-            _build_tokens(config, info, cache, tokenizer, digest, temporary)
+            _build_tokens(config, info, cache, tokenizer, digest, temporary, progress)
     return place
 
 
 def _build_tokens(
-    config: RunConfig, info: SourceInfo, cache: Path, tokenizer: Path, digest: str, folder: Path
+    config: RunConfig,
+    info: SourceInfo,
+    cache: Path,
+    tokenizer: Path,
+    digest: str,
+    folder: Path,
+    progress: Progress | None,
 ) -> None:
     task = config.task
     raw = load_raw(task, cache)
@@ -309,7 +324,15 @@ def _build_tokens(
         kept, held = _hold_out(task, info, raw[task.train])
         parts[task.train] = (task.train, kept)
         parts["validation"] = (task.train, held)
-    encoder = _Encoder(tokenizer, max_length(config, tokenizer))
+    done, total = 0, sum(len(ids) for _, ids in parts.values())
+
+    def tell(rows: int) -> None:
+        nonlocal done
+        done += rows
+        if progress:
+            progress(done, total)
+
+    encoder = _Encoder(tokenizer, max_length(config, tokenizer), tell)
     splits, truncated = {}, {}
     for name, (source, ids) in parts.items():
         rows = raw[source]
@@ -342,8 +365,12 @@ def _hold_out(
 class _Encoder:
     """The fast tokenizer of a folder, with the length that inputs are cut to."""
 
-    def __init__(self, folder: Path, longest: int) -> None:
+    def __init__(
+        self, folder: Path, longest: int, tell: Callable[[int], None] = lambda rows: None
+    ) -> None:
         from transformers import AutoTokenizer
+
+        self._tell = tell
 
         self.tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
         if not self.tokenizer.is_fast:
@@ -375,6 +402,7 @@ class _Encoder:
             if "token_type_ids" in encoded:
                 types.append(_flat(encoded["token_type_ids"], np.int8))
             truncated += sum(1 for e in encoded.encodings or () if e.overflowing)
+            self._tell(len(encoded["input_ids"]))
         offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
         np.cumsum(lengths, out=offsets[1:])
         pad = self.tokenizer.pad_token_id
@@ -455,7 +483,9 @@ def _published(place: Path) -> Iterator[Path]:
     """
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = place.parent / f".{place.name}.{socket.gethostname()}.{uuid.uuid4().hex[:8]}"
+        # With host and process: what a killed one left can be told from what is being written.
+        owner = f"{socket.gethostname()}.{os.getpid()}"
+        temporary = place.parent / f".{place.name}.{owner}.{uuid.uuid4().hex[:8]}.tmp"
         temporary.mkdir()
     except OSError as error:
         raise UsageError(f"cannot write into {place.parent}: {error.strerror}") from None

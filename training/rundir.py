@@ -62,6 +62,11 @@ class RunDir:
         return self.path / "manifest.json"
 
     @property
+    def prepared(self) -> Path:
+        """Written by launch: which prepared inputs the run reads."""
+        return self.path / "prepared.json"
+
+    @property
     def submission(self) -> Path:
         """Written by launch: the batch script."""
         return self.path / "submission.sh"

@@ -39,6 +39,7 @@ from .models import (
     quadratic_cost,
 )
 from .optim import build_optimizer
+from .prepared import open_prepared
 from .restore import Shards, find_checkpoint, load_optimizer, load_weights
 from .rundir import RunDir, read_json, write_atomic, write_json
 from .tokens import TokenData, collate, open_tokens
@@ -176,14 +177,18 @@ def _lowered_budget(run: RunDir, attempt: int) -> int | None:
 
 
 def _prepare_data(run: RunDir, config: RunConfig, world: World) -> tuple[TokenData, Any]:
-    """Tokenise on rank 0 alone, while the others wait; then map the files on every rank."""
+    """Map what was prepared; where nothing was, rank 0 tokenises while the others wait."""
     from transformers import AutoTokenizer
 
     answer: tuple[str, str, str] = ("", "", "")
     if world.is_main:
         try:
-            tokenizer = ensure_tokenizer(config, run.cache)
-            answer = (str(tokenizer), str(ensure_tokens(config, run.cache)), "")
+            entry = open_prepared(run)
+            if entry is not None:
+                answer = (str(entry.tokenizer), str(entry.tokens), "")
+            else:
+                tokenizer = ensure_tokenizer(config, run.cache)
+                answer = (str(tokenizer), str(ensure_tokens(config, run.cache)), "")
         except UsageError as error:
             answer = ("", "", str(error))
     tokenizer_path, tokens_path, failed = world.broadcast(answer)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .rundir import sync_path
+from .rundir import file_sha256, read_json, sync_path
 
 FORMAT = 1
 """Version of the layout; part of every fingerprint."""
@@ -110,19 +110,25 @@ def write_tokens(
 ) -> None:
     """Write tokenised splits and a manifest into a folder, flushed to the disk.
 
-    The manifest gets `format`, the padding of the splits, and rows, tokens and longest of each;
-    what it has under `splits` already (`truncated`) is kept. It is written last.
+    The manifest gets `format`, the padding of the splits, rows, tokens and longest of each, and
+    size and SHA-256 of every file; what it has under `splits` already (`truncated`) is kept. It
+    is written last. The arrays can only be read from then on.
     """
     counts: dict[str, dict[str, Any]] = {}
     known = dict(manifest.get("splits", {}))
     folder.mkdir(parents=True, exist_ok=True)
+    files: dict[str, dict[str, Any]] = {}
     for name, split in splits.items():
         place = folder / name
         place.mkdir()
         for key in ("input_ids", "offsets", "token_type_ids", "labels"):
             array = getattr(split, key)
             if array is not None:
-                _save(place / f"{key}.npy", array)
+                path = place / f"{key}.npy"
+                _save(path, array)
+                seen = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+                files[f"{name}/{path.name}"] = seen
+                path.chmod(0o444)
         sync_path(place)
         counts[name] = {
             **known.get(name, {}),
@@ -136,11 +142,32 @@ def write_tokens(
         for key in ("pad_token_id", "pad_token_type_id", "padding_side")
     }
     whole = {"label_names": [], **manifest, **padding, "format": FORMAT, "splits": counts}
+    whole["files"] = files
     with (folder / "manifest.json").open("w", encoding="utf-8") as file:
         json.dump(whole, file, indent=1, ensure_ascii=False)
         file.flush()
         os.fsync(file.fileno())
     sync_path(folder)
+
+
+def damage(folder: Path) -> str | None:
+    """Return which file of tokenised data is not what was written, after reading all of them.
+
+    None where all are, or where an older glueline wrote no sums.
+    """
+    manifest = read_json(folder / "manifest.json")
+    if not isinstance(manifest, dict):
+        return f"{folder}/manifest.json cannot be read"
+    for name, about in (manifest.get("files") or {}).items():
+        path = folder / name
+        try:
+            if path.stat().st_size != about["bytes"]:
+                return f"{path} has {path.stat().st_size} bytes, not {about['bytes']}"
+            if file_sha256(path) != about["sha256"]:
+                return f"{path} holds other bytes than were written"
+        except OSError as error:
+            return f"{path}: {error.strerror}"
+    return None
 
 
 def collate(split: TokenSplit, ids: np.ndarray, pad_to: int | None = None) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import launch
+from launch import preparation
 from training.config import RunConfig, UsageError
 from training.rundir import RunDir
 
@@ -98,8 +99,11 @@ def executor(monkeypatch: pytest.MonkeyPatch) -> Executor:
         submit_job=fake.submit_job,
         queues_again=lambda config: fake.queues_again,
         batch_script=lambda config, run: f"#!/bin/bash\n# batch of {run.path}\n",
+        refused_in_advance=lambda config, run: None,
         node_command=lambda config, run: f"python -m torch.distributed.run {run.path}\n",
     )
+    monkeypatch.setattr(preparation, "is_ready", lambda *args: True)
+    monkeypatch.setattr(preparation, "provide", lambda *args: None)
     install(monkeypatch, "follow", follow=fake.follow)
     install(monkeypatch, "status", job_state=lambda files: fake.job_state)
     return fake

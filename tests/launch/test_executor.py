@@ -22,6 +22,7 @@ from launch.executor import (
     visible_gpus,
 )
 from launch.jobs import local_job
+from launch.snapshot import keep_snapshot
 from launch.submit import submit_jobs
 from training.config import ClusterConfig, EngineConfig, RunConfig, UsageError
 from training.rundir import RunDir, read_json, snapshot
@@ -166,8 +167,8 @@ def test_a_chain_of_jobs(srun, tmp_path, capsys):
     ]
     assert [j.get("changed") for j in jobs] == [{"a": [1, 2]}, None, None]
     assert flags((srun / "script11").read_text())["dependency"] == "afterok:3"
-    assert flags((srun / "script12").read_text())["dependency"] == "afterany:11"
-    assert flags((srun / "script13").read_text())["dependency"] == "afterany:12"
+    assert flags((srun / "script12").read_text())["dependency"] == "afterany:11,afterok:3"
+    assert flags((srun / "script13").read_text())["dependency"] == "afterany:12,afterok:3"
     assert "note: no successor 3 of job 11: Slurm refused the job: limit" in capsys.readouterr().err
 
 
@@ -287,6 +288,7 @@ def test_node_command_runs_by_hand(tmp_path):
     run = RunDir(tmp_path / "a 'b" / "r")
     run.path.mkdir(parents=True)
     wanted = config(procs_per_node=2, env={"PYTHONPATH_EXTRA": "x y"})
+    keep_snapshot(wanted, run.cache)
     text = node_command(wanted, run).replace("training.train", "standin")
     (run.path / "command.sh").write_text(text)
     env = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")}

@@ -60,6 +60,14 @@ class ClusterConfig:
     many jobs as `successors` says wait behind it. auto: yes, where scontrol is on the PATH."""
     successors: int = 2
     """Jobs that are submitted behind the first one where it may not be queued again."""
+    prepare: Literal["login", "job", "no"] = "login"
+    """Where inputs are fetched, tokenised and tried before a run is submitted: on this machine,
+    or (fetched here) in a job of one node before the run's. no: rank 0 tokenises at its start."""
+    prepare_sbatch: dict[str, str] = field(default_factory=dict)
+    """Options for sbatch of that job, over the run's own: partition, time, mem, …"""
+    snapshot: bool = True
+    """Run the code as it is at submission, from a copy in the runs folder's cache. false: the
+    clone itself, as it is when the job starts."""
 
     @property
     def time_minutes(self) -> int:
