@@ -261,7 +261,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """
     kept: dict[tuple[str, int, str], dict[str, Any]] = {}
     events: list[dict[str, Any]] = []
-    for line in _lines(path):
+    for line in metric_lines(path):
         if line.get("kind") == "event":
             events.append(line)
             continue
@@ -275,11 +275,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     )
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError:
-        return
+def metric_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield every line of `metrics.jsonl` as it was written, those that were made again too."""
+    with contextlib.suppress(OSError):
+        yield from parse_lines(path.read_text(encoding="utf-8"))
+
+
+def parse_lines(text: str) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects of a text, one a line; what a crash cut off is left out."""
     for line in text.splitlines():
         try:
             value = json.loads(line)
