@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +84,12 @@ def _counting(infos: list[JobInfo], files: Snapshot) -> JobInfo:
 def _ask(entries: Iterable[tuple[str, dict[str, Any]]]) -> dict[tuple[str, str], JobInfo]:
     """Return what is known of jobs, by run id and job id."""
     found: dict[tuple[str, str], JobInfo] = {}
+    agents = Agents()
     slurm: dict[str, tuple[str, dict[str, Any]]] = {}
     for run_id, entry in entries:
         job = str(entry["job_id"])
         if entry.get("executor") == "local":
-            info = local_job(run_id, entry)
+            info = local_job(run_id, entry, agents=agents)
             if info is not None:
                 found[run_id, job] = info
         else:
@@ -99,8 +100,13 @@ def _ask(entries: Iterable[tuple[str, dict[str, Any]]]) -> dict[tuple[str, str],
     return found | {(run_id, job): answers[job] for job, (run_id, _) in slurm.items()}
 
 
-def local_job(run_id: str, entry: dict[str, Any], proc: Path = Path("/proc")) -> JobInfo | None:
-    """Return the state of a local job, or None if it runs on another machine."""
+def local_job(
+    run_id: str, entry: dict[str, Any], proc: Path = Path("/proc"), agents: Agents | None = None
+) -> JobInfo | None:
+    """Return the state of a local job, or None if it runs on another machine.
+
+    `agents` are the machine's, where several jobs are looked at.
+    """
     job = str(entry["job_id"])
     if entry.get("host") not in (None, socket.gethostname()):
         return None
@@ -116,22 +122,34 @@ def local_job(run_id: str, entry: dict[str, Any], proc: Path = Path("/proc")) ->
     ours = b"submitit.local._local" in command and f"/{run_id}/".encode() in command
     if state in ("Z", "X") or not ours:
         # A controller that was killed leaves its agent, which trains on.
-        return running if _has_agent(run_id, job, proc) else gone
+        return running if (agents or Agents(proc)).has(run_id, job) else gone
     return running
 
 
-def _has_agent(run_id: str, job: str, proc: Path) -> bool:
-    """Return whether the agent of a local job lives: it is in its controller's session."""
-    for folder in proc.iterdir():
-        if folder.name.isdigit():
-            try:
-                session = (folder / "stat").read_text().rpartition(")")[2].split()[3]
-                command = (folder / "cmdline").read_bytes() if session == job else b""
-            except (OSError, IndexError):
-                continue
-            if b"submitit.core._submit" in command and f"/{run_id}/".encode() in command:
-                return True
-    return False
+class Agents:
+    """The agents of local jobs that live on this machine, looked for once."""
+
+    def __init__(self, proc: Path = Path("/proc")) -> None:
+        self._proc = proc
+        self._found: list[tuple[str, bytes]] | None = None
+
+    def has(self, run_id: str, job: str) -> bool:
+        """Return whether the agent of a local job lives: it is in its controller's session."""
+        if self._found is None:
+            self._found = list(self._look())
+        return any(s == job and f"/{run_id}/".encode() in command for s, command in self._found)
+
+    def _look(self) -> Iterator[tuple[str, bytes]]:
+        """Yield session and command line of every agent."""
+        for folder in self._proc.iterdir():
+            if folder.name.isdigit():
+                try:
+                    command = (folder / "cmdline").read_bytes()
+                    if b"submitit.core._submit" in command:
+                        fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                        yield fields[3], command
+                except (OSError, IndexError):
+                    continue
 
 
 def job_output(run: RunDir, files: Snapshot, job: JobInfo | None = None) -> Path | None:

@@ -21,6 +21,13 @@ from .flags import SPLIT_FILES, Request
 
 POLL_SECONDS = 2.0
 
+OF_THE_RUN = frozenset(
+    "hold dependency begin deadline gres gpus gpus-per-node gpus-per-task gpus-per-socket "
+    "cpus-per-gpu mem-per-gpu nodes ntasks ntasks-per-node nodelist exclude exclusive contiguous "
+    "switches distribution requeue job-name".split()
+)
+"""Options for sbatch that say when, where and how large the run is: not those of its data."""
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -159,6 +166,7 @@ def submit_preparation(config: RunConfig, cache: Path) -> Inputs:
 def preparation_config(config: RunConfig) -> RunConfig:
     """Return the configuration of the job that prepares a run: one node, one task, no GPU."""
     cluster = config.cluster
+    kept = {k: v for k, v in cluster.sbatch.items() if k.replace("_", "-") not in OF_THE_RUN}
     return replace(
         config,
         cluster=replace(
@@ -167,7 +175,7 @@ def preparation_config(config: RunConfig) -> RunConfig:
             min_nodes=None,
             procs_per_node=1,
             gpus_per_node=0,
-            sbatch={**cluster.sbatch, **cluster.prepare_sbatch},
+            sbatch={**kept, **cluster.prepare_sbatch},
         ),
     )
 

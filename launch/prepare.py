@@ -107,12 +107,13 @@ def _asked(request: Request, run_name: str | None) -> tuple[RunConfig, Path, str
 
     if run_name is not None:
         from launch.existing import need_run
-        from launch.resume import load_run
+        from launch.resume import apply, load_run
 
         if request.task or request.model or request.files:
             raise UsageError("--run takes task and model from the run: leave out the others")
         run = need_run(runs_folder(request.runs), run_name)
-        return load_run(run), run.cache, command_line("prepare", *run_words(run))
+        config, _ = apply(request, load_run(run))
+        return config, run.cache, command_line("prepare", *run_words(run))
     config, _, profile = compose(request)
     config.task.check()
     config.model.check()

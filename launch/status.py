@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -89,7 +90,7 @@ def look(runs: list[RunDir], history: bool = False) -> list[View]:
     from launch.slurm_site import SlurmSilent
     from launch.view import view
 
-    files = {run.run_id: snapshot(run) for run in runs}
+    files = {run.run_id: snapshot(run, brief=not history) for run in runs}
     open_runs = [f for f in files.values() if not f.finished]
     try:
         jobs = last_jobs(open_runs)
@@ -123,30 +124,30 @@ def describe(seen: View) -> str:
     return "\n".join(f"{name:<8} {value}" for name, value in rows)
 
 
-def show_table(views: list[View]) -> None:
-    """Print a table of runs."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+COLOURS = {"finished": "green", "failed": "red", "damaged": "red", "running": "cyan"}
 
-    colours = {"finished": "green", "failed": "red", "damaged": "red", "running": "cyan"}
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("run", "state", "job", "step", "metric", ""):
-        table.add_column(name, overflow="fold")
-    for seen in views:
-        step = "" if seen.step is None else str(seen.step)
-        if step and seen.total_steps and seen.state != "finished":
-            step += f"/{seen.total_steps}"
-        metric = f"{seen.metric} {seen.value:.4f}" if seen.value is not None else ""
-        table.add_row(
-            Text(seen.run_id),
-            Text(seen.state, style=colours.get(seen.state, "")),
-            Text(seen.job_id or ""),
-            Text(step),
-            Text(metric),
-            Text(seen.cause or (seen.reason if seen.state == "queued" else "")),
-        )
-    Console(highlight=False).print(table)
+
+def show_table(views: list[View]) -> None:
+    """Print a table of runs, a line each. Our own: rich takes seconds for a thousand."""
+    rows = [["run", "state", "job", "step", "metric", ""], *map(_row, views)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    plain = not sys.stdout.isatty() or "NO_COLOR" in os.environ
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        if not plain and row[1] in COLOURS:
+            cells[1] = click.style(cells[1], fg=COLOURS[row[1]])
+        lines.append("  ".join(cells).rstrip())
+    print("\n".join(lines))
+
+
+def _row(seen: View) -> list[str]:
+    step = "" if seen.step is None else str(seen.step)
+    if step and seen.total_steps and seen.state != "finished":
+        step += f"/{seen.total_steps}"
+    metric = f"{seen.metric} {seen.value:.4f}" if seen.value is not None else ""
+    last = seen.cause or (seen.reason if seen.state == "queued" else "")
+    return [seen.run_id, seen.state, seen.job_id or "", step, metric, last]
 
 
 def main() -> None:

@@ -24,6 +24,8 @@ CACHE_FOLDER = ".cache"
 RUN_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
 """A run id is one plain file name: no spaces, quotes, slashes or shell characters."""
 
+_NODE_FILE = re.compile(r"^node-.*\.json$")
+
 State = Literal["created", "queued", "running", "finished", "failed", "interrupted", "damaged"]
 
 
@@ -164,9 +166,10 @@ class RunDir:
 
     def attempt_numbers(self) -> list[int]:
         """Return the numbers of the attempts that left a folder, in order."""
-        if not self.attempts.is_dir():
+        try:
+            return sorted(int(name) for name in os.listdir(self.attempts) if name.isdigit())  # noqa: PTH208
+        except OSError:
             return []
-        return sorted(int(p.name) for p in self.attempts.iterdir() if p.name.isdigit())
 
 
 def write_atomic(path: Path, text: str, durable: bool = True) -> None:
@@ -219,7 +222,8 @@ def write_json(path: Path, value: Any, durable: bool = True) -> None:
 def read_json(path: Path) -> Any | None:
     """Return a JSON file's value, or None where it is absent or not (yet) readable."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with open(path, "rb") as file:  # noqa: PTH123 (a thousand runs are read at once)
+            return json.loads(file.read())
     except (OSError, ValueError):
         return None
 
@@ -238,8 +242,15 @@ def list_runs(runs: Path) -> list[RunDir]:
     """Return the runs below a folder, newest first."""
     if not runs.is_dir():
         return []
-    found = [p for p in runs.iterdir() if p.is_dir() and not p.name.startswith(".")]
-    return [RunDir(p) for p in sorted(found, key=lambda p: p.stat().st_mtime, reverse=True)]
+    found = []
+    with os.scandir(runs) as entries:
+        for entry in entries:
+            try:
+                if entry.is_dir() and not entry.name.startswith("."):
+                    found.append((entry.stat().st_mtime, entry.path))
+            except OSError:
+                continue  # it went while we looked
+    return [RunDir(path) for _, path in sorted(found, reverse=True)]
 
 
 def append_line(path: Path, value: dict[str, Any]) -> None:
@@ -307,22 +318,44 @@ class Snapshot:
     """A person asked for the end."""
 
 
-def snapshot(run: RunDir) -> Snapshot:
-    """Read the files that a run's state follows from."""
-    nodes = {
-        n: [v for p in sorted(run.attempt(n).glob("node-*.json")) if (v := read_json(p))]
-        for n in run.attempt_numbers()
-    }
-    jobs = read_json(run.jobs)
+def snapshot(run: RunDir, brief: bool = False) -> Snapshot:
+    """Read the files that a run's state follows from.
+
+    A file that is missing or not what it should be counts as absent.
+
+    Args:
+        run: the run.
+        brief: of a finished run, the nodes' files are counted and not read.
+    """
+    finished = isinstance(read_json(run.results), dict)
+    read = not (brief and finished)
+    nodes = {n: _records(run.attempt(n)) if read else [] for n in run.attempt_numbers()}
+    listed = _mapping(run.jobs).get("jobs")
+    jobs = [j for j in listed if isinstance(j, dict) and "job_id" in j] if listed else []
     return Snapshot(
         run_id=run.run_id,
-        jobs=jobs["jobs"] if isinstance(jobs, dict) else [],
-        progress=read_json(run.progress) or {},
+        jobs=jobs,
+        progress=_mapping(run.progress),
         nodes=nodes,
-        finished=read_json(run.results) is not None,
+        finished=finished,
         readable=run.config.is_file(),
-        stopped=bool((read_json(run.request) or {}).get("stop")),
+        stopped=bool(_mapping(run.request).get("stop")),
     )
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    value = read_json(path)
+    return value if isinstance(value, dict) else {}
+
+
+def _records(attempt: Path) -> list[dict[str, Any]]:
+    """Return the records of an attempt's nodes, in the order of their names."""
+    try:
+        names = sorted(os.listdir(attempt))  # noqa: PTH208
+    except OSError:
+        return []
+    found = (read_json(attempt / name) for name in names if _NODE_FILE.match(name))
+    return [value for value in found if isinstance(value, dict) and value]
 
 
 def last_attempt(files: Snapshot) -> list[dict[str, Any]]:
