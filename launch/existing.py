@@ -9,7 +9,16 @@ from typing import Any
 
 from training.config import RunConfig, UsageError, nearest
 from training.config.schema import leaves, to_plain
-from training.rundir import RunDir, State, find_run, list_runs, read_json, run_state, snapshot
+from training.rundir import (
+    RUN_ID,
+    RunDir,
+    State,
+    find_run,
+    list_runs,
+    read_json,
+    run_state,
+    snapshot,
+)
 
 FETCHED = ("task.path", "model.path")
 """Keys that are set once weights and rows were fetched: no part of what was asked for."""
@@ -48,7 +57,12 @@ def need_run(runs: Path, name: str) -> RunDir:
     """
     run = find_run(runs, name)
     if run is None:
-        known = [r.run_id for r in list_runs(runs)]
+        if RUN_ID.match(name) and (runs / name).is_dir():
+            raise UsageError(
+                f"{runs / name} is there but holds no run (neither config.yaml nor jobs.json): "
+                "remove it"
+            )
+        known = [r.run_id for r in list_runs(runs) if find_run(runs, r.run_id)]
         hint = nearest(name, known) if known else "there are none yet"
         raise UsageError(f"no run '{name}' in {runs}: {hint}")
     return run

@@ -11,6 +11,7 @@ from typing import NoReturn
 COMMANDS = {
     "submit": "Submit a fine-tuning run to Slurm, or run it on this machine.",
     "status": "Show how runs are doing, and the first cause of a failure.",
+    "logs": "Print what a run's ranks printed; the first error with its traceback.",
     "save": "Have a running run write a checkpoint now.",
     "cancel": "Stop a queued or running run.",
     "sync": "Send runs to W&B that could not reach it from their nodes.",
