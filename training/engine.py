@@ -141,12 +141,9 @@ class Engine:
         return contextlib.nullcontext()
 
 
-def _rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
 def _place() -> tuple[int, int]:
-    return _rank(), dist.get_world_size() if dist.is_initialized() else 1
+    """Return this rank and how many there are."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def whole_fragments(parameters: list[tuple[str, Any]]) -> list[Fragment]:
@@ -273,7 +270,7 @@ class DDPEngine(Engine):
         return plain
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        if _rank() != 0:
+        if _place()[0] != 0:
             return {}
         return {
             k: v.detach().to("cpu", copy=True) for k, v in self.eval_module().state_dict().items()
@@ -474,7 +471,7 @@ class DeepSpeedEngineAdapter(Engine):
             weight = flat.detach().narrow(0, held.start, held.numel)
             return Fragment(name, place, weight, flat, held.start)
         size = parameter.ds_tensor.ds_numel
-        start = _rank() * size
+        start = _place()[0] * size
         numel = max(0, min(size, parameter.ds_numel - start))  # the last partition is filled up
         if not parameter.requires_grad:
             return Fragment(name, start, parameter.ds_tensor.detach().narrow(0, 0, numel), None)
@@ -498,7 +495,7 @@ class DeepSpeedEngineAdapter(Engine):
     def state_dict(self) -> dict[str, torch.Tensor]:
         module = self.engine.module
         if self.stage != 3:
-            if _rank() != 0:
+            if _place()[0] != 0:
                 return {}
             return {k: v.detach().to("cpu", copy=True) for k, v in module.state_dict().items()}
         import deepspeed
@@ -506,9 +503,9 @@ class DeepSpeedEngineAdapter(Engine):
         whole: dict[str, torch.Tensor] = {}
         for name, parameter in module.named_parameters(remove_duplicate=False):
             with deepspeed.zero.GatheredParameters([parameter]):
-                if _rank() == 0:
+                if _place()[0] == 0:
                     whole[name] = parameter.detach().to("cpu", copy=True)
-        if _rank() == 0:
+        if _place()[0] == 0:
             known = module.state_dict().keys()
             for name, buffer in module.named_buffers():
                 if name in known:
@@ -612,7 +609,7 @@ def _time_collectives(stopwatch: Stopwatch) -> None:
 
 
 def _same_world(counted: int) -> None:
-    world = dist.get_world_size() if dist.is_initialized() else 1
+    _, world = _place()
     if counted != world:
         raise RuntimeError(f"Accelerate counts {counted} processes, torch.distributed {world}")
 

@@ -34,7 +34,7 @@ from .kernels import seed_masks
 from .memory import MemoryGuard, Proven, StepAbandoned
 from .meters import Costs, Meters, memory_bytes
 from .metrics import better, compute_metrics
-from .restore import Checkpoint
+from .restore import Checkpoint, check_steps
 from .rundir import RunDir, read_json, write_json
 from .saver import Saver, disk_problem
 from .schedule import learning_rate
@@ -116,11 +116,14 @@ class Loop:
         costs: Costs,
         stop_raised: Callable[[], bool],
         budget: int | None = None,
+        started: float | None = None,
+        tracker: dict[str, Any] | None = None,
     ) -> None:
         """Prepare to train from step 0; `restore` goes on from a checkpoint instead.
 
         `budget` is the most tokens of a micro-batch where an earlier attempt found the
-        configuration's too large.
+        configuration's too large; `started` is when the attempt began, in epoch seconds, if not
+        now; `tracker` says what mirrors the log, for who looks at the run.
         """
         self.config, self.run, self.attempt = config, run, attempt
         self.world, self.engine, self.data, self.log = world, engine, data, log
@@ -136,7 +139,6 @@ class Loop:
         if self._fault is not None and self._fault.kind != "oom" and spent(run):
             self._fault = None
         self._agreement = Agreement(world, flags=3)
-        self._poll = Agreement(world)
         self.saver = Saver(run, world, engine)
         self._saved_at = time.monotonic()
         self._asked_checkpoint: Any = None
@@ -172,10 +174,9 @@ class Loop:
         self._steps_since_log = 0
         self._written = self._looked = 0.0
         self._requested: dict[str, Any] = {}
-        self.started, self.earlier_seconds = time.time(), 0.0
+        self._started, self._earlier_seconds = started or time.time(), 0.0
         self._last: dict[str, Any] = {}
-        self.tracker: dict[str, Any] | None = None
-        """Which tracker mirrors the log, for who looks at the run."""
+        self._tracker = tracker
 
     def restore(self, checkpoint: Checkpoint, weights: str, optimizer: str) -> None:
         """Go on from a checkpoint whose numbers the engine already has.
@@ -188,15 +189,9 @@ class Loop:
         Raises:
             UsageError: the checkpoint is of a run with another number of steps.
         """
+        check_steps(checkpoint, self.progress.total)
         state, world = checkpoint.state, self.world
-        total = self.progress.total
         self.progress = Progress(**state["progress"])
-        if self.progress.total != total:
-            raise UsageError(
-                f"{checkpoint.folder} is of a run of {self.progress.total} steps, this one has "
-                f"{total}: its rows or its length were changed"
-            )
-        self.progress.interrupted = False
         self.budget = min(self.budget, max(state["budget"], int(self.train.lengths.max())))
         losses = state["losses"]
         same = len(losses) == world.size
@@ -204,9 +199,11 @@ class Loop:
         self._loss.fill_(own)
         self._steps_since_log = state["steps_since_log"]
         self._last = state["last"]
-        self.earlier_seconds = state["seconds"]
+        self._earlier_seconds = state["seconds"]
         self.meters.restore(state["meters"])
-        self._event("resumed", from_world_size=len(losses), **self._place(weights, optimizer))
+        self._tell_place(
+            "resumed", self.progress.step, weights, optimizer, from_world_size=len(losses)
+        )
 
     def fit(self) -> Progress:
         """Train to the end, to an early stop, or to an interruption at a step boundary.
@@ -305,7 +302,6 @@ class Loop:
                 "steps_since_log": self._steps_since_log,
                 "last": self._last,
                 "meters": self.meters.state(),
-                "world_size": self.world.size,
                 "seconds": self.seconds(),
             }
             best = self.progress.best_step
@@ -320,23 +316,29 @@ class Loop:
             print(f"checkpoint step-{saved.step} could not be written: {saved.error}", flush=True)
             self._event("save_failed", reason=saved.error)
             return
-        self._event("saved", **self._place(saved.weights, saved.optimizer, saved.step))
+        self._tell_place("saved", saved.step, saved.weights, saved.optimizer)
 
-    def _place(self, weights: str, optimizer: str, step: int | None = None) -> dict[str, Any]:
-        """Return where the run is, in a form that shows whether anything was lost."""
-        config, at = self.config, self.progress.step if step is None else step
+    def _tell_place(
+        self, event: str, step: int, weights: str, optimizer: str, **values: Any
+    ) -> None:
+        """Log where the run is, in a form that shows whether anything was lost."""
+        if self.log is None:
+            return  # an epoch's order takes a while to make
+        config = self.config
         batch = config.batch.global_batch
-        epoch, place = divmod(at, steps_in_epoch(len(self.train), batch))
+        epoch, place = divmod(step, steps_in_epoch(len(self.train), batch))
         ids = step_ids(epoch_order(len(self.train), config.train.seed, epoch), place, batch)
-        return {
-            "step": at,
-            "next_ids": hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()[:16],
-            "lr": learning_rate(config.optim, at, self.progress.total),
-            "optimizer": optimizer,
-            "weights": weights,
-            "world_size": self.world.size,
-            "micro_tokens": self.budget,
-        }
+        self._event(
+            event,
+            step,
+            next_ids=hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()[:16],
+            lr=learning_rate(config.optim, step, self.progress.total),
+            optimizer=optimizer,
+            weights=weights,
+            world_size=self.world.size,
+            micro_tokens=self.budget,
+            **values,
+        )
 
     def _event(self, event: str, step: int | None = None, **values: Any) -> None:
         if self.log is not None:
@@ -564,12 +566,11 @@ class Loop:
     def _polled(self) -> bool:
         """Return whether a rank was asked to stop; all ranks call it at the same places."""
         self._watchdog.beat("an evaluation")
-        self._poll.start(self.stop_raised() or self._asked_to_stop())
-        return self._poll.result()[0]
+        return self.world.any(self.stop_raised() or self._asked_to_stop())
 
     def seconds(self) -> float:
         """Return the seconds of this attempt and, as far as it goes on from them, earlier ones."""
-        return self.earlier_seconds + time.time() - self.started
+        return self._earlier_seconds + time.time() - self._started
 
     def _asked_to_stop(self) -> bool:
         """Return whether a person asked this run to stop (rank 0 looks every two seconds)."""
@@ -604,7 +605,7 @@ class Loop:
                 "step_seconds": max(self._recent, default=None),
                 "save_seconds": self.saver.seconds or None,
                 "world_size": self.world.size,
-                "tracker": self.tracker,
+                "tracker": self._tracker,
                 **self._last,
             },
             durable=force,  # training does not wait for a disk every few seconds
