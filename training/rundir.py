@@ -13,7 +13,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -318,6 +318,17 @@ class Snapshot:
     """A person asked for the end."""
 
 
+def node_records(run: RunDir, attempt: int) -> list[dict[str, Any]]:
+    """Return `node-<k>.json` of an attempt, in the order of k."""
+    folder = run.attempt(attempt)
+    try:
+        names = sorted(os.listdir(folder))  # noqa: PTH208 (a thousand runs are read at once)
+    except OSError:
+        return []
+    found = [read_json(folder / name) for name in names if _NODE_FILE.match(name)]
+    return sorted((v for v in found if isinstance(v, dict)), key=lambda v: v.get("node", 0))
+
+
 def snapshot(run: RunDir, brief: bool = False) -> Snapshot:
     """Read the files that a run's state follows from.
 
@@ -329,7 +340,7 @@ def snapshot(run: RunDir, brief: bool = False) -> Snapshot:
     """
     finished = isinstance(read_json(run.results), dict)
     read = not (brief and finished)
-    nodes = {n: _records(run.attempt(n)) if read else [] for n in run.attempt_numbers()}
+    nodes = {n: node_records(run, n) if read else [] for n in run.attempt_numbers()}
     listed = _mapping(run.jobs).get("jobs")
     jobs = [j for j in listed if isinstance(j, dict) and "job_id" in j] if listed else []
     return Snapshot(
@@ -346,16 +357,6 @@ def snapshot(run: RunDir, brief: bool = False) -> Snapshot:
 def _mapping(path: Path) -> dict[str, Any]:
     value = read_json(path)
     return value if isinstance(value, dict) else {}
-
-
-def _records(attempt: Path) -> list[dict[str, Any]]:
-    """Return the records of an attempt's nodes, in the order of their names."""
-    try:
-        names = sorted(os.listdir(attempt))  # noqa: PTH208
-    except OSError:
-        return []
-    found = (read_json(attempt / name) for name in names if _NODE_FILE.match(name))
-    return [value for value in found if isinstance(value, dict) and value]
 
 
 def last_attempt(files: Snapshot) -> list[dict[str, Any]]:
@@ -397,14 +398,23 @@ def run_state(files: Snapshot, job: Literal["queued", "running", "gone"] | None)
 
 
 def first_cause(files: Snapshot) -> dict[str, Any] | None:
-    """Return the first cause of failure of the last attempt: host, rank, kind, message, log.
+    """Return the first cause of failure of the last attempt, see `earliest_cause`."""
+    return earliest_cause(last_attempt(files), max(files.nodes, default=0))
+
+
+def earliest_cause(nodes: Iterable[Mapping[str, Any]], attempt: int) -> dict[str, Any] | None:
+    """Return the first cause of failure of an attempt: host, rank, kind, message, log.
 
     The earliest wins; what only follows from a peer's death (a connection closed by it) counts
     only where nothing else is known.
+
+    Args:
+        nodes: its `node-<k>.json`.
+        attempt: its number.
     """
     causes = [
-        {**cause, "host": node.get("host"), "attempt": node.get("attempt", max(files.nodes))}
-        for node in last_attempt(files)
+        {**cause, "host": node.get("host"), "attempt": node.get("attempt", attempt)}
+        for node in nodes
         if (cause := node.get("cause"))
     ]
     if not causes:

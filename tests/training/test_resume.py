@@ -13,7 +13,7 @@ import yaml
 from tests.runs import events, told, unlike
 from training import checkpoints
 from training.config import UsageError
-from training.restore import Checkpoint
+from training.restore import Checkpoint, check_steps
 from training.rundir import RunDir, read_json, write_json
 
 from .test_engine import ROOT
@@ -268,15 +268,10 @@ def test_a_hang_is_noticed_and_the_rank_named(forks, runs):
 
 
 def test_another_length_is_refused(runs):
-    from training.loop import Loop
-
-    loop = Loop.__new__(Loop)
-    from training.loop import Progress
-
-    loop.progress, loop.world = Progress(total=10), None  # type: ignore[assignment]
-    state = {"progress": {"step": 3, "total": 20}}
+    checkpoint = Checkpoint(runs / "step-3", {"progress": {"step": 3, "total": 20}})
+    check_steps(checkpoint, 20)
     with pytest.raises(UsageError, match="run of 20 steps, this one has 10"):
-        loop.restore(Checkpoint(runs / "step-3", state), "", "")
+        check_steps(checkpoint, 10)
 
 
 def test_a_full_disk_costs_the_checkpoint_not_the_run(forks, runs, straight):
