@@ -24,7 +24,7 @@ from training.rundir import RunDir, snapshot, write_json
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def cancel(run_name: str, runs: str | None, yes: bool) -> int:
     """Stop a queued or running run. It can be run again: submit --resume."""
-    from launch.existing import current_state, need_run
+    from launch.existing import confirmed, current_state, need_run
     from launch.jobs import open_jobs
     from launch.resolve import runs_folder
 
@@ -35,7 +35,7 @@ def cancel(run_name: str, runs: str | None, yes: bool) -> int:
     if state not in ("queued", "running") and not (jobs and jobs[-1]["executor"] == "slurm"):
         print(f"run {run.run_id} is not running: it is {state}")
         return 0
-    if not yes and not click.confirm(f"stop run {run.run_id} ({state})?", err=True):
+    if not yes and not confirmed(f"stop run {run.run_id} ({state})?"):
         return 0
     # Before the signal: whoever sees the job end must already see that it was asked to.
     write_json(run.request, {"stop": True})

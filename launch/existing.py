@@ -137,3 +137,20 @@ def check_data(run: RunDir, config: RunConfig) -> None:
                 f"run {run.run_id} was made when {entry['path']} held other rows: "
                 "choose a --name to train on what it holds now"
             )
+
+
+def confirmed(question: str) -> bool:
+    """Return whether a person says yes to a question.
+
+    Raises:
+        UsageError: there is nobody to ask: standard input is at its end.
+    """
+    import click
+
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort:
+        if sys.stdin is not None and sys.stdin.isatty():
+            raise  # Ctrl-C
+        print(file=sys.stderr)
+        raise UsageError("there is nobody to ask here: add --yes") from None

@@ -24,7 +24,8 @@ LINE_SECONDS = 10.0
 """How often a plain line is printed, at most, while only numbers change."""
 SURE = 3
 """How many looks must agree that the job is gone: its files may arrive a moment later."""
-DETACHED = 130
+DETACHED = CANCELLED = 130
+"""A person stopped it: the following, or the run."""
 
 
 Each = Callable[[Snapshot, "JobInfo | None"], None]
@@ -47,7 +48,8 @@ def follow(
         each: called at every look with the run's files and what the scheduler says.
 
     Returns:
-        0 if the run finished, 1 if not, 130 if the person stopped following (the job goes on).
+        0 if the run finished, 1 if not, 130 if a person stopped following (the job goes on) or
+        cancelled the run.
     """
     console = console or Console(highlight=False)
     mirror = LiveMirror(run).start()
@@ -91,7 +93,8 @@ def _watch(
             each(files, job)
         seen = view(run, job, files)
         display.attempts(run, files)
-        left = pace.left(seen, now) if seen.state == "running" else None
+        goes_on = seen.state == "running" and seen.phase == "training"
+        left = pace.left(seen, now) if goes_on else None
         display.show(seen, headline(seen) + time_left(left) + (f"  ({note})" if note else ""))
         if gone >= SURE:
             return job
@@ -190,6 +193,11 @@ def _conclude(run: RunDir, job: JobInfo | None, console: Console) -> int:
         if seen.model:
             say(f"model    {seen.model}")
         return 0
+    if files.stopped:
+        _, *where = run_arguments(run)
+        say(f"run {run.run_id} was cancelled: {headline(seen)}")
+        say(f"continue it with  {command_line('submit', '--resume', run.run_id, *where)}")
+        return CANCELLED
     if seen.state == "interrupted":
         _, *where = run_arguments(run)
         say(f"run {run.run_id} was interrupted: {headline(seen)}")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from training.checkpoints import FORMAT as CHECKPOINT_FORMAT
-from training.checkpoints import complete, format_of, is_newer, last_step
+from training.checkpoints import complete, format_of, is_newer, newest_sound
 from training.config import RunConfig, UsageError, load_config
 from training.config.cluster import ClusterConfig
 from training.config.schema import field_types, leaves
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 MAY_CHANGE = frozenset(
     "engine.zero engine.zero_config engine.offload engine.timeout engine.hang_timeout "
     "engine.bucket_megabytes batch.micro_tokens train.save_every train.log_every "
-    "train.fault".split()
+    "train.keep train.fault".split()
 )
 """Keys that change where, how fast or how visibly a run is computed, never what."""
 SECTIONS_MAY_CHANGE = ("cluster", "tracking")
@@ -79,6 +79,7 @@ def resumed(request: Request, run: RunDir) -> Resumed:
     refuse_another_experiment(run, old, asked, origins)
     config, decided, notes = decide_again(old, asked, typed=request)
     origins |= decided
+    notes += [f"checkpoint {problem}: left out" for problem in newest_sound(run)[1]]
     notes += checks.check_devices(config)
     notes += checks.check_places(config, run.path.parent)
     changed = differences(old, config)
@@ -148,7 +149,7 @@ def check_checkpoints(run: RunDir) -> int | None:
                 f"has format {format_of(folder)}, this one reads {CHECKPOINT_FORMAT}: continue it "
                 "with that one"
             )
-    return last_step(run)
+    return newest_sound(run)[0]
 
 
 def goes_on(step: int | None) -> str:

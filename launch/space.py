@@ -46,8 +46,8 @@ def check_space(config: RunConfig, runs: Path, run: RunDir | None = None) -> Non
     free = bytes_free(runs)
     if free is not None and free < needed:
         raise UsageError(
-            f"the runs folder {runs} has {_size(free)} free, and the run writes about "
-            f"{_size(needed)} (checkpoints and weights of model {config.model.name}): "
+            f"the runs folder {runs} has {size_text(free)} free, and the run writes about "
+            f"{size_text(needed)} (checkpoints and weights of model {config.model.name}): "
             "free some, or use --runs DIR on another file system"
         )
 
@@ -152,7 +152,8 @@ def estimated(model: ModelConfig, described: dict[str, Any]) -> int | None:
     return (vocabulary + positions) * hidden + layers * layer + hidden * hidden
 
 
-def _size(count: int) -> str:
+def size_text(count: int) -> str:
+    """Return bytes for people."""
     for unit, name in ((1 << 30, "GB"), (1 << 20, "MB")):
         if count >= unit:
             return f"{count / unit:.1f} {name}"

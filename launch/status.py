@@ -113,6 +113,7 @@ def describe(seen: View) -> str:
     rows += [("earlier", line) for line in seen.earlier]
     if seen.checkpoint is not None:
         rows.append(("saved", f"step {seen.checkpoint}"))
+    rows += [("damaged", f"checkpoint {line}") for line in seen.damaged]
     if seen.lead_seconds is not None:
         rows.append(("limit", f"stops to save {seen.lead_seconds:.0f} s before the time limit"))
     for name in ("cause", "log", "results", "model"):

@@ -8,7 +8,7 @@ from typing import Any
 
 from launch.jobs import job_output
 from launch.slurm_site import JobInfo
-from training.checkpoints import last_step
+from training.checkpoints import newest_sound
 from training.rundir import (
     RunDir,
     Snapshot,
@@ -52,6 +52,8 @@ class View:
     model: str | None = None
     checkpoint: int | None = None
     """Step of the last complete checkpoint: what a crash now would go back to."""
+    damaged: tuple[str, ...] = ()
+    """What is wrong with newer checkpoints, by the sizes of their files, a line each."""
     lead_seconds: float | None = None
     """Of a running job: how long before its time limit it stops to save."""
     earlier: tuple[str, ...] = ()
@@ -76,6 +78,12 @@ def view(
     files = files or snapshot(run)
     state = run_state(files, job.state if job else None)
     progress = files.progress
+    # What was just written stands in progress.json; asking it every second costs a busy disk.
+    saved, damaged = progress.get("checkpoint"), []
+    newest = max(files.nodes, default=None)
+    late = progress.get("attempt", newest) != newest
+    if state not in ("running", "finished") or late:
+        saved, damaged = newest_sound(run)
     seen = View(
         run_id=run.run_id,
         path=str(run.path),
@@ -91,14 +99,14 @@ def view(
         metric=progress.get("primary_metric"),
         value=progress.get("primary_value"),
         examples_per_second=progress.get("examples_per_second"),
-        # What was just written stands in the folder; asking it every second costs a busy disk.
-        checkpoint=progress.get("checkpoint") if state == "running" else last_step(run),
+        checkpoint=saved,
+        damaged=tuple(damaged),
         lead_seconds=_lead(progress) if state == "running" else None,
         earlier=tuple(earlier_attempts(run, files)) if history else (),
     )
     if state == "running" and progress.get("attempt", seen.attempt) != seen.attempt:
-        # What an earlier attempt wrote last is not what this one does.
-        seen = replace(seen, phase="starting", loss=None, examples_per_second=None)
+        # What an earlier attempt wrote last is not what this one does: it begins where it saved.
+        seen = replace(seen, phase="starting", step=saved, loss=None, examples_per_second=None)
     if state == "finished":
         results = read_json(run.results) or {}
         return replace(

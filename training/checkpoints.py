@@ -80,6 +80,41 @@ def is_newer(folder: Path) -> bool:
     return (format_of(folder) or 0) > FORMAT
 
 
+def resized(folder: Path) -> str | None:
+    """Return which file of a checkpoint is missing or has another size, None if none has.
+
+    Cheap, for the login node: contents are not read, see `damage`.
+    """
+    manifest = read_json(folder / MANIFEST)
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(files, dict):
+        return f"{folder.name}: no manifest"
+    for name, entry in sorted(files.items()):
+        try:
+            size = (folder / name).stat().st_size
+        except OSError as error:
+            return f"{folder.name}/{name}: {error.strerror}"
+        if not _is_entry(entry) or size != entry["bytes"]:
+            wanted = entry["bytes"] if _is_entry(entry) else "what was written"
+            return f"{folder.name}/{name}: {size} bytes, not {wanted}"
+    return None
+
+
+def newest_sound(run: RunDir) -> tuple[int | None, list[str]]:
+    """Return the step of the newest checkpoint whose files have their sizes, and what others lack.
+
+    Returns:
+        The step, None without one; a line for every newer checkpoint that is damaged.
+    """
+    damaged = []
+    for folder in complete(run):
+        problem = resized(folder)
+        if problem is None:
+            return step_of(folder), damaged
+        damaged.append(problem)
+    return None, damaged
+
+
 def damage(folder: Path, part: int = 0, parts: int = 1) -> str | None:
     """Return what is wrong with a checkpoint's files, None if they are what was written.
 

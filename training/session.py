@@ -165,8 +165,11 @@ def _train(
         mirror.finish(flat_summary(results), ok)
     loop.close()
     if world.is_main and results:
-        shutil.rmtree(run.checkpoints, ignore_errors=True)
+        if config.train.keep != "all":
+            shutil.rmtree(run.checkpoints, ignore_errors=True)
         write_json(run.results, results)
+        if config.train.keep == "results":
+            shutil.rmtree(run.model, ignore_errors=True)
     world.barrier()
 
 

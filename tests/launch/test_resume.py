@@ -276,5 +276,6 @@ def test_what_may_change_is_there() -> None:
         "batch.micro_tokens",
         "train.save_every",
         "train.log_every",
+        "train.keep",
         "train.fault",
     }

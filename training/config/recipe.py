@@ -101,6 +101,9 @@ class TrainConfig:
     save_every: int | Literal["auto"] = option("auto", "--save-every", "N|auto")
     """Write a checkpoint every N optimizer steps; auto: every five minutes, or more seldom where
     that would cost more than a hundredth of the time."""
+    keep: Literal["results", "model", "all"] = "model"
+    """What stays of a run that finished: results are scores, predictions and logs; model the
+    weights too; all the checkpoints too."""
     fault: str | None = None
     """Rehearse a fault, once: raise, kill, hang, nan or stop@STEP[:RANK]. oom@STEP runs out of
     memory there once, oom@STEP:TOKENS until the budget is below TOKENS."""
