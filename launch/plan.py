@@ -68,6 +68,8 @@ class Plan:
     """Where the histogram of lengths came from."""
     lead: str = ""
     """How long before the time limit the ranks are told to save and stop, in words."""
+    disk: str = ""
+    """What the run keeps and needs of the runs folder's file system, in words."""
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:

@@ -57,6 +57,7 @@ def _plan_rows(plan: Plan) -> list[tuple[str, str]]:
         ("optimizer steps", _known(plan.steps)),
         ("warm-up steps", _known(plan.warmup_steps)),
         ("before the time limit", plan.lead),
+        ("disk", plan.disk or "unknown: the model is not here yet"),
     ]
 
 

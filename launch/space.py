@@ -13,6 +13,8 @@ from training.checkpoints import KEPT
 from training.config import ModelConfig, RunConfig, UsageError
 from training.rundir import RunDir, read_json
 
+from .quota import narrowest
+
 BYTES = 4
 """Of one value: checkpoints and weights are written in fp32."""
 STATES = 3
@@ -31,7 +33,8 @@ _SIZES = {
 def check_space(config: RunConfig, runs: Path, run: RunDir | None = None) -> None:
     """Raise `UsageError` if the file system of the runs folder has no room for what a run writes.
 
-    Quotas are not known to it. Where the model's size is not known, nothing is said.
+    Both what is free and what a quota leaves, where one is known. Where the model's size is not
+    known, nothing is said.
 
     Args:
         config: the run.
@@ -43,13 +46,40 @@ def check_space(config: RunConfig, runs: Path, run: RunDir | None = None) -> Non
         return
     if run is not None:
         needed -= min(needed, bytes_below(run.checkpoints) + bytes_below(run.model))
-    free = bytes_free(runs)
+    free, where = bytes_free(runs), f"the runs folder {runs} has"
+    quota = narrowest(runs)
+    if quota is not None and (free is None or quota.free < free):
+        free, where = quota.free, f"on the runs folder {runs} the quota of {quota.whose} leaves"
     if free is not None and free < needed:
+        has = f"{where} {size_text(free)}" + (" free" if where.endswith("has") else "")
         raise UsageError(
-            f"the runs folder {runs} has {size_text(free)} free, and the run writes about "
+            f"{has}, and the run writes about "
             f"{size_text(needed)} (checkpoints and weights of model {config.model.name}): "
-            "free some, or use --runs DIR on another file system"
+            "free some (glueline clean), or use --runs DIR on another file system"
         )
+
+
+def bytes_kept(weights: int | None, keep: str) -> int | None:
+    """Return what stays of a run that finished, in bytes, as `train.keep` says.
+
+    Scores, predictions and logs are not counted: they are small beside weights.
+    """
+    if weights is None or keep == "results":
+        return 0 if keep == "results" else None
+    return BYTES * weights * (1 + (STATES * KEPT + 1 if keep == "all" else 0))
+
+
+def disk_text(config: RunConfig) -> str:
+    """Return in words what a run keeps and needs; empty where the model's size is not known."""
+    weights = parameters(config.model)
+    needs, keeps = bytes_needed(weights), bytes_kept(weights, config.train.keep)
+    if needs is None or keeps is None:
+        return ""
+    what = {"results": "results alone", "model": "the weights", "all": "weights and checkpoints"}
+    return (
+        f"keeps {size_text(keeps)} ({what[config.train.keep]}), needs {size_text(needs)} while "
+        "it runs"
+    )
 
 
 def bytes_needed(weights: int | None) -> int | None:

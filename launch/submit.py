@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ import click
 from launch.flags import FlagCommand, FlagOption, Request, request_options
 from launch.main import run_command
 from training.config import RunConfig, UsageError
-from training.rundir import CACHE_FOLDER, RunDir, write_json
+from training.rundir import CACHE_FOLDER, RunDir, read_json, write_json
 
 if TYPE_CHECKING:
     from launch.plan import Plan
@@ -128,6 +128,12 @@ def plan_with_inputs(config: RunConfig) -> Plan:
     Raises:
         UsageError: rows or weights are wrong, or inputs do not fit the model or the budget.
     """
+    from launch.space import disk_text
+
+    return replace(_plan(config), disk=disk_text(config))
+
+
+def _plan(config: RunConfig) -> Plan:
     from launch import checks
     from launch.plan import make_plan
 
@@ -325,9 +331,22 @@ def resume_run(request: Request, name: str, how: How) -> int:
     from launch.show import changes_text
 
     text = f"{_submitted(run, job, config)}\n  step    {goes_on(way.step)}"
-    text += changes_text(way.changed)
+    text += changes_text(_changes(way, run))
     _report(how, text, run, plan, job, changed=way.changed, resumes_from=way.step)
     return _follow(run, how) if how.wait else 0
+
+
+def _changes(way: Resumed, run: RunDir) -> dict[str, list[Any]]:
+    """Return what changed, the code included: a resumed run takes it as it is now."""
+    from training.rundir import snapshot
+
+    first = read_json(run.manifest)
+    codes = [first.get("code") if isinstance(first, dict) else None]
+    codes += [job.get("code") for job in snapshot(run).jobs]
+    known = [code for code in codes if code]
+    if len(known) > 1 and known[-1] != known[-2]:
+        return {**way.changed, "code": [known[-2], known[-1]]}
+    return way.changed
 
 
 def _resubmit(way: Resumed, run: RunDir) -> tuple[str, RunConfig, Plan]:

@@ -60,7 +60,11 @@ def test_an_attempt_that_starts_is_not_what_the_last_one_was(run):
     node(run, 0, end="interrupted")
     write_json(run.progress, {"phase": "interrupted", "attempt": 0, "step": 9, "loss": 1.0})
     node(run, 1)
-    assert headline(view(run, RUNNING)) == "starting  step 9  attempt 1"
+    # It begins where it saved, not where the one before ended.
+    assert headline(view(run, RUNNING)) == "starting  attempt 1"
+    (run.checkpoints / "step-8").mkdir(parents=True)
+    write_json(run.checkpoints / "step-8" / "manifest.json", {"format": 1, "files": {}})
+    assert headline(view(run, RUNNING)) == "starting  step 8  attempt 1"
     write_json(run.progress, {"phase": "training", "attempt": 1, "step": 9, "loss": 1.0})
     assert headline(view(run, RUNNING)) == "training  step 9  loss 1.0000  attempt 1"
 
@@ -96,5 +100,5 @@ def test_checkpoint_and_lead_time(run, monkeypatch):
     # Of a job that is gone the folder tells, not what was last written of it.
     node(run, 0, end="failed")
     (run.checkpoints / "step-9").mkdir(parents=True)
-    write_json(run.checkpoints / "step-9" / "manifest.json", {"step": 9})
+    write_json(run.checkpoints / "step-9" / "manifest.json", {"step": 9, "files": {}})
     assert view(run, JobInfo("7", "gone", "FAILED")).checkpoint == 9

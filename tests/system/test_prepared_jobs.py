@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,6 +37,10 @@ def cluster(shared):
         yield made
 
 
+def read(path: Path) -> Any:
+    return read_json(path)
+
+
 def scontrol(cluster, *words):
     command = ["scontrol", *words]
     env = {**os.environ, **cluster.env()}
@@ -43,7 +48,7 @@ def scontrol(cluster, *words):
 
 
 def job_of(run):
-    return read_json(run.jobs)["jobs"][-1]["job_id"]
+    return read(run.jobs)["jobs"][-1]["job_id"]
 
 
 def state_of(run, cluster):
@@ -71,8 +76,8 @@ def test_a_held_job_reads_old_rows_and_runs_old_code_on_four_hosts(cluster, shar
     assert "120 rows tokenised" in done.stderr and "network forbidden" in done.stderr
     run = RunDir(shared / "runs" / "held")
     (snapshot,) = (shared / "runs" / ".cache" / "code").iterdir()
-    assert read_json(run.manifest)["code"] == snapshot.name
-    entry = read_json(shared / "runs/.cache/prepared" / f"{read_json(run.prepared)['entry']}.json")
+    assert read(run.manifest)["code"] == snapshot.name
+    entry = read(shared / "runs/.cache/prepared" / f"{read(run.prepared)['entry']}.json")
     assert entry["proved"]["network"] == "namespace" and entry["proved"]["rows"]["train"] == 108
 
     tokens = sorted((shared / "runs/.cache").rglob("*.npy"))
@@ -83,10 +88,10 @@ def test_a_held_job_reads_old_rows_and_runs_old_code_on_four_hosts(cluster, shar
     scontrol(cluster, "release", job_of(run))
 
     def step():
-        return (read_json(run.progress) or {}).get("step", 0)
+        return (read(run.progress) or {}).get("step", 0)
 
     wait_for("it does not train", lambda: step() >= 6)
-    environment = read_json(run.environment(0))
+    environment = read(run.environment(0))
     assert len({rank["host"] for rank in environment["ranks"]}) == 4
     job = job_of(run)
     scontrol(cluster, "requeue", job)
@@ -110,11 +115,11 @@ def test_prepared_by_a_job_and_altered_afterwards(cluster, shared):
     as_job = ["--set", "cluster.prepare=job", "--set", "cluster.prepare_sbatch.time=5"]
     done = glueline("submit", *words, *as_job, "--name", "a", "--wait", cwd=shared, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
-    note = read_json(runs / "a" / "prepared.json")
+    note = read(runs / "a" / "prepared.json")
     output = Path(note["output"]).read_text()
     assert "120 rows tokenised" in output and f"job {note['job']} prepares" in done.stderr
     entry = runs / ".cache" / "prepared" / f"{note['entry']}.json"
-    assert read_json(entry)["proved"]["network"] == "namespace"
+    assert read(entry)["proved"]["network"] == "namespace"
 
     # One byte of what is prepared is another one now: a job that waits finds it, and so do we.
     held = [*words, "--seed", "7", "--name", "b", "--sbatch", "hold"]
@@ -156,7 +161,7 @@ def test_a_preparation_that_fails_in_its_job_is_said(cluster, shared):
     assert done.returncode == 0, done.stderr
     rows.unlink()
     run = RunDir(runs / "r")
-    note = read_json(run.prepared)
+    note = read(run.prepared)
     begin = time.monotonic()
     seen = wait_for(
         "it does not fail", lambda: (s := state_of(run, cluster))["state"] == "failed" and s
