@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from launch import jobs
 from launch.cancel import cancel
 from launch.slurm_site import JobInfo
-from training.config import RunConfig, TaskConfig
+from training.config import RunConfig, TaskConfig, UsageError
 from training.rundir import RunDir, read_json, write_json
 
 from . import fakes
@@ -132,3 +132,13 @@ def test_a_local_job_gets_a_signal(run: RunDir, monkeypatch: pytest.MonkeyPatch)
         submitted(run, "local", str(process.pid))
         assert type_line("r1", "--yes").exit_code == 0
         assert process.wait(10) == -signal.SIGTERM
+
+
+def test_nobody_to_ask_is_said(run: RunDir) -> None:
+    """At the end of standard input a question has no answer."""
+    answer: Any = None
+    try:
+        CliRunner().invoke(cancel, ["r1"], input="", standalone_mode=False, catch_exceptions=False)
+    except UsageError as error:
+        answer = str(error)
+    assert answer == "there is nobody to ask here: add --yes" and not run.request.exists()

@@ -201,3 +201,31 @@ def test_headline():
     seen = View("r", "/r", "running", phase="evaluating", step=5, metric="f1", value=0.5, attempt=0)
     assert headline(seen) == "evaluating  step 5  f1 0.5000"
     assert json.dumps(seen.plain())
+
+
+def test_a_run_that_was_cancelled_is_said_to_be(run, monkeypatch):
+    node(run, end="interrupted", ended=3.0)
+    write_json(run.request, {"stop": True})
+    status, text = play(run, monkeypatch, JobInfo("7", "gone", "CANCELLED"))
+    assert status == 130
+    assert "was cancelled" in text and "--resume demo-1" in text
+
+
+def test_a_run_that_stops_has_no_time_left(run, monkeypatch):
+    def shows(phase, step):
+        def change():
+            progress(run, step, phase=phase)
+            return RUNNING
+
+        return change
+
+    looks = [shows("training", 3), shows("training", 5), shows("interrupted", 6)]
+    node(run)
+
+    def ended():
+        node(run, end="interrupted", ended=3.0)
+        return JobInfo("7", "gone", "COMPLETED")
+
+    _, text = play(run, monkeypatch, *looks, ended)
+    lines = [line for line in text.splitlines() if line.startswith("interrupted")]
+    assert lines and not any(" left" in line for line in lines), text

@@ -226,3 +226,22 @@ def test_partitions_are_asked_once(slurm, monkeypatch):
     assert slurm_site.sbatch_available()
     assert len(slurm_site.partitions()) == 5
     assert fake.asked == ["sinfo"]
+
+
+def test_a_thousand_jobs_are_a_few_questions(slurm, monkeypatch):
+    """Command lines stay short, and what nobody knows is not asked for one by one."""
+    asked = []
+
+    def ask(*command):
+        asked.append(command)
+        if command[0] == "squeue":
+            ids = command[command.index("-j") + 1].split(",")
+            return "".join(f"{i}|RUNNING|N/A|N/A|x|n1|None\n" for i in ids if int(i) % 2)
+        return ""
+
+    monkeypatch.setattr(slurm_site, "_ask", ask)
+    ids = [str(10_000_000 + i) for i in range(2500)]
+    found = job_states(ids)
+    assert {i.state for i in found.values()} == {"running", "gone"} and len(found) == 2500
+    assert len(asked) <= 3 + 2 + slurm_site.ONE_BY_ONE
+    assert max(len(" ".join(command)) for command in asked) < 20_000
