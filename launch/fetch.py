@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,8 @@ import yaml
 
 from training.config import RunConfig, UsageError, nearest
 from training.rundir import write_atomic
+
+from .lock import locked
 
 DATA_FILES = ("*.parquet", "*.csv", "*.tsv", "*.jsonl", "*.json")
 _NOT_DATA = ("dataset_infos.json", "dataset_info.json", "config.json")
@@ -141,7 +143,12 @@ def fetch(what: Wanted, cache: Path) -> Path:
         commit, files = _look(what)
         place = _home(what, cache) / f"{what.stem}@{commit}{what.suffix}"
         if not place.is_dir():
-            _download(what, commit, files, place)
+            try:
+                with locked(place.parent / f".{place.name}.lock", _waiting(what)):
+                    if not place.is_dir():  # else somebody else fetched it while we waited
+                        _download(what, commit, files, place)
+            finally:
+                _remove_empty(place.parent)
     write_atomic(_note(what, cache), commit + "\n")
     return place
 
@@ -161,7 +168,8 @@ def _download(what: Wanted, commit: str, files: list[str], place: Path) -> None:
     from huggingface_hub import hf_hub_download, snapshot_download
 
     place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.parent / f".{place.name}.{os.getpid()}.tmp"
+    # Always the same name: what a killed process had fetched is not fetched again.
+    temporary = place.parent / f".{place.name}.part"
     scratch = temporary / ".scratch"
     started = time.monotonic()
     try:
@@ -204,9 +212,16 @@ def _download(what: Wanted, commit: str, files: list[str], place: Path) -> None:
                 raise
         took = time.monotonic() - started
         _say(f"fetched {what.kind} {what.repo}: {size / 1e6:.1f} MB in {took:.0f} s")
-    finally:
+    except KeyboardInterrupt:
+        _say(f"stopped: the same line again goes on fetching {what.kind} {what.repo}")
+        raise
+    except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
-        _remove_empty(place.parent)
+        raise
+
+
+def _waiting(what: Wanted) -> Callable[[str], None]:
+    return lambda holder: _say(f"{holder} fetches {what.kind} {what.repo}: waiting for it")
 
 
 def _remove_empty(folder: Path) -> None:

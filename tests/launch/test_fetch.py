@@ -3,8 +3,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import constants
@@ -218,3 +220,40 @@ def test_card_with_a_data_dir() -> None:
 def quiet_bars(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setitem(os.environ, "HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def test_what_was_stopped_goes_on(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C at the end of a download: typed again, nothing that was fetched is fetched again."""
+    import huggingface_hub
+
+    real = huggingface_hub.snapshot_download
+
+    def stopped(*args: Any, **kwargs: Any) -> None:
+        real(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        fetch.fetch(Wanted("model", "org/enc"), tmp_path)
+    assert "goes on fetching" in capfd.readouterr().err
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", real)
+    hub.requests.clear()
+    place = fetch.fetch(Wanted("model", "org/enc"), tmp_path)
+    assert (place / "model.safetensors").read_bytes() == b"weights" * 1000
+    assert not any(r.startswith("GET") and "model.safetensors" in r for r in hub.requests)
+    assert [p.name for p in place.parent.iterdir() if p.name.endswith((".part", ".lock"))] == []
+
+
+def test_two_at_once_fetch_once(hub: Hub, tmp_path: Path) -> None:
+    threads = [
+        threading.Thread(target=fetch.fetch, args=(Wanted("model", "org/enc"), tmp_path))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    fetched = [r for r in hub.requests if r.startswith("GET") and r.endswith("model.safetensors")]
+    assert len(fetched) == 1
