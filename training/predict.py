@@ -38,6 +38,11 @@ class Predictor:
         logging.disable_progress_bar()
         if not run.results.is_file():
             raise UsageError(f"run {run.run_id} has no results: it did not finish")
+        if not run.model.is_dir():
+            raise UsageError(
+                f"run {run.run_id} kept no weights (train.keep=results, or clean --models): its "
+                f"predictions are in {run.predictions}"
+            )
         self.config = config
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.tokenizer = AutoTokenizer.from_pretrained(run.model)

@@ -213,13 +213,22 @@ def test_last_weights_early_stop_and_frozen_encoder(tmp_path):
     assert results["stopped_early"] and results["steps"] == 4 and results["best_step"] == 2
 
 
-@pytest.mark.parametrize("name", ["adam", "sgd", "adagrad"])
-def test_other_optimizers_and_schedules(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "keep", "left"),
+    [
+        ("adam", "results", []),
+        ("sgd", "model", ["model"]),
+        ("adagrad", "all", ["checkpoints", "model"]),
+    ],
+)
+def test_other_optimizers_and_schedules_and_what_they_keep(tmp_path, name, keep, left):
     run = make_run(
         tmp_path / "runs" / "r", demo(), f"optim.name={name}", "optim.schedule=cosine",
-        "train.max_steps=3", "train.select=last",
+        "train.max_steps=3", "train.select=last", "train.save_every=2", f"train.keep={keep}",
     )  # fmt: skip
     assert train(run, 1)["best_step"] == 3
+    assert sorted(p.name for p in (run.checkpoints, run.model) if p.exists()) == left
+    assert run.predictions.is_dir()
 
 
 def test_a_signal_stops_at_a_step_boundary(tmp_path):
