@@ -348,7 +348,8 @@ def refused_in_advance(config: RunConfig, run: RunDir) -> str | None:
             )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stderr.strip() or "sbatch gave no reason" if done.returncode else None
+    said = " ".join(done.stderr.split()) or "sbatch gave no reason"
+    return said if done.returncode else None
 
 
 def submit_job(

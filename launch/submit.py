@@ -112,10 +112,13 @@ def submit_run(request: Request, how: How) -> int:
             config = fetched
             plan = plan_with_inputs(config)
             check_space(config, resolved.runs)
-        refused = None if is_ready(config, cache, line) else refused_in_advance(config, run)
+        ready = config.cluster.prepare == "no" or is_ready(config, cache, line)
+        refused = None if ready else refused_in_advance(config, run)
         # Where Slurm will say no, it says so before anything is worked for.
         inputs = provide(config, cache, line) if refused is None else None
         job = start(config, run, plan, inputs)
+    if refused is not None:
+        print(f"note: rank 0 tokenises, Slurm seemed to refuse the job: {refused}", file=sys.stderr)
     for note in (*plan.notes, *resolved.notes):
         print(f"note: {note}", file=sys.stderr)
     _report(how, _submitted(run, job, config), run, plan, job)

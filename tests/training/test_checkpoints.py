@@ -114,3 +114,21 @@ def test_the_manifest_goes_first(run, monkeypatch):
     checkpoints.remove([folder])
     assert folder.exists() and checkpoints.complete(run) == []
     json.loads((folder / checkpoints.STATE).read_text())
+
+
+def test_the_newest_sound_one_is_told_by_sizes(tmp_path):
+    run = RunDir(tmp_path)
+    assert checkpoints.newest_sound(run) == (None, [])
+    for step, cut in ((2, 0), (4, 1), (6, 5)):
+        folder = run.checkpoints / f"step-{step}"
+        folder.mkdir(parents=True)
+        (folder / "shard-0.safetensors").write_bytes(b"x" * (5 - cut))
+        files = {"shard-0.safetensors": {"bytes": 5, "sha256": "?"}}
+        write_json(folder / checkpoints.MANIFEST, {"format": 1, "files": files})
+    (run.checkpoints / "step-6" / "shard-0.safetensors").unlink()
+    step, damaged = checkpoints.newest_sound(run)
+    assert step == 2
+    assert damaged == [
+        "step-6/shard-0.safetensors: No such file or directory",
+        "step-4/shard-0.safetensors: 4 bytes, not 5",
+    ]
