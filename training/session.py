@@ -167,9 +167,10 @@ def _train(
         mirror.finish(flat_summary(results), ok)
     loop.close()
     if world.is_main and results:
+        write_json(run.results, results)
+        # Not before: a rank that is killed in between would have nothing to go on from.
         if config.train.keep != "all":
             shutil.rmtree(run.checkpoints, ignore_errors=True)
-        write_json(run.results, results)
         if config.train.keep == "results":
             shutil.rmtree(run.model, ignore_errors=True)
     world.barrier()
