@@ -1,0 +1,135 @@
+"""What a model is made of, as memory: parameters, and the bytes its activations take.
+
+Computed on fake tensors, which have shapes and no numbers: a model of any size takes a few
+seconds and no memory. `python -m training.anatomy --config FILE` prints it as JSON; `launch` starts
+it where torch may not be imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.metadata
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from .config import RunConfig, load_config
+from .engine import autocast
+from .kernels import use_kernels
+
+FORMAT = 1
+LENGTHS = (16, 32, 64, 96)
+"""Lengths that are tried; three unknowns are fitted to four."""
+ROWS = 2
+
+
+def anatomy(config: RunConfig, hf_config: Any) -> dict[str, Any]:
+    """Return what launch wants to know of a model, ready for JSON.
+
+    `activations` are a0, a1, a2 of the bytes that one forward pass keeps for the backward pass,
+    b · (a0 + a1·L + a2·L²) for b rows of L tokens; `misfit` is the largest relative error of that
+    form at the lengths that were tried.
+
+    Args:
+        config: the run; its precision and attention count.
+        hf_config: the configuration of its model, see `models.build_config`.
+    """
+    precision = config.engine.precision
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model = _build(config, hf_config)
+        found = count(model)
+        saved = [kept_bytes(model, ROWS, length, precision) for length in LENGTHS]
+    lengths = np.array(LENGTHS, dtype=np.float64)
+    grid = ROWS * np.stack([np.ones_like(lengths), lengths, lengths**2], axis=1)
+    values = np.array(saved, dtype=np.float64)
+    fitted = np.linalg.lstsq(grid, values, rcond=None)[0]
+    misfit = float(np.abs(grid @ fitted / values - 1.0).max())
+    return {
+        "format": FORMAT,
+        "precision": precision,
+        "device": "cpu",
+        **found,
+        "activations": [float(value) for value in fitted],
+        "misfit": misfit,
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
+    }
+
+
+def _build(config: RunConfig, hf_config: Any) -> nn.Module:
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_config(hf_config, dtype=torch.float32)
+    use_kernels(model, torch.device("cpu"), compiled=config.engine.compile != "none")
+    return model.train()
+
+
+def count(model: nn.Module) -> dict[str, int]:
+    """Return numbers of parameters: all, those of matrix products, the largest, the vocabulary's.
+
+    Autocast makes a copy of the second kind in the lower precision.
+    """
+    sizes = {id(p): p.numel() for p in model.parameters()}
+    products = {
+        id(p): p.numel()
+        for module in model.modules()
+        if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d))
+        for p in module.parameters(recurse=False)
+    }
+    lookup = [m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding)]
+    return {
+        "parameters": sum(sizes.values()),
+        "products": sum(products.values()),
+        "largest": max(sizes.values()),
+        "vocabulary": max(lookup, default=0),
+    }
+
+
+def kept_bytes(model: nn.Module, rows: int, length: int, precision: str) -> int:
+    """Return the bytes that a forward pass of rows × length tokens keeps for the backward pass.
+
+    Each piece of memory counts once; parameters, their copies in a lower precision and buffers do
+    not count.
+    """
+    kept: dict[int, tuple[Any, int]] = {}
+    own = {id(t.untyped_storage()._cdata) for t in (*model.parameters(), *model.buffers())}
+    own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
+    shapes = {tuple(p.shape) for p in model.parameters()}
+    shapes |= {tuple(reversed(s)) for s in shapes}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own and tuple(tensor.shape) not in shapes:
+            kept[storage._cdata] = (storage, storage.nbytes())
+        return tensor
+
+    ids = torch.ones(rows, length, dtype=torch.long)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with hooks, autocast(precision, torch.device("cpu")), contextlib.suppress(StopIteration):
+        logits = model(**inputs).logits
+    del logits
+    return sum(size for _, size in kept.values())
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the anatomy of a run's model as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="a run's config.yaml")
+    parser.add_argument("--labels", type=int, default=2)
+    args = parser.parse_args(argv)
+    config = load_config(args.config)
+    from .models import model_config_alone
+
+    print(json.dumps(anatomy(config, model_config_alone(config.model, args.labels))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
