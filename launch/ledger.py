@@ -86,8 +86,9 @@ def gather(runs: Path) -> list[dict[str, Any]]:
     Several commands may do so at the same time: one writes, a run's line is written once. A folder
     that cannot be written is read only.
     """
-    if not runs.is_dir():
-        return []
+    found = gathered(runs)
+    if len(found) == len(read(runs)):
+        return found
     try:
         with _alone(runs):
             known = read(runs)

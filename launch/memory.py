@@ -30,9 +30,9 @@ IMPORTS = {"ddp": 520 * MIB, "zero": 545 * MIB}
 """Resident after the imports of a rank, before it has a model: libraries, and no data."""
 CONTEXT = 1 * GIB
 """What CUDA, cuBLAS and NCCL take of a GPU beside tensors: a guess, it differs by driver."""
-RUNTIME = {"bf16": 85 * MIB, "fp16": 85 * MIB, "fp32": 70 * MIB}
+RUNTIME = {"bf16": 110 * MIB, "fp16": 110 * MIB, "fp32": 70 * MIB}
 """Of a CPU rank: compiled kernels, threads, pages of libraries that are used late."""
-HEAP = 1.45
+HEAP = 1.7
 """How much of the heap micro-batches of many shapes occupy, over the largest one's activations:
 what is freed between two shapes is not always of use to the next one (glibc's malloc)."""
 

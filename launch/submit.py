@@ -89,7 +89,7 @@ def submit_run(request: Request, how: How) -> int:
     run = RunDir(resolved.runs / resolved.config.run_id(how.name))
     cache = resolved.runs / CACHE_FOLDER
     config = already_here(resolved.config, cache)
-    plan = plan_with_inputs(config)
+    plan = plan_with_inputs(config, resolved.runs, write=not how.dry_run)
     if not run.path.exists():
         check_space(config, resolved.runs)
     if how.dry_run:
@@ -106,7 +106,7 @@ def submit_run(request: Request, how: How) -> int:
         fetched = fetch_all(config, cache)
         if fetched != config:
             config = fetched
-            plan = plan_with_inputs(config)
+            plan = plan_with_inputs(config, resolved.runs)
             check_space(config, resolved.runs)
         job = start(config, run, plan)
     for note in (*plan.notes, *resolved.notes):
@@ -115,29 +115,60 @@ def submit_run(request: Request, how: How) -> int:
     return _follow(run, how) if how.wait else 0
 
 
-def plan_with_inputs(config: RunConfig) -> Plan:
-    """Return the plan, after looking at the rows and weights that are on this machine.
+@dataclass(frozen=True)
+class Inputs:
+    """What of a run's rows is on this machine."""
+
+    rows: dict[str, int] | None = None
+    lengths: Any = None
+    """Tokens of sampled training rows, an array; None where they are not known."""
+    lengths_from: str | None = None
+
+
+def look_at(config: RunConfig) -> Inputs:
+    """Look at the rows and weights that are on this machine.
 
     Raises:
-        UsageError: rows or weights are wrong, or inputs do not fit the model or the budget.
+        UsageError: rows or weights are wrong, or inputs do not fit the model.
     """
     from launch import checks
-    from launch.plan import make_plan
 
     source = checks.look_at_inputs(config)
     if source is None:
-        return make_plan(config, None, None)
+        return Inputs()
     from training.sources import sample_lengths
 
     tokenizer, how = checks.tokenizer_json(config), None
     if tokenizer is None and not config.model.architecture:
-        return make_plan(config, source.rows, None, "unknown: the tokenizer is not here yet")
+        return Inputs(source.rows, None, "unknown: the tokenizer is not here yet")
     if tokenizer is None:
         how = "words counted: the run trains its own vocabulary"
     lengths = sample_lengths(config.task, tokenizer, SAMPLED_ROWS)
     if len(lengths):
         checks.check_length(config, int(lengths.max()))
-    return make_plan(config, source.rows, lengths, how)
+    return Inputs(source.rows, lengths, how)
+
+
+def plan_with_inputs(config: RunConfig, runs: Path, write: bool = False) -> Plan:
+    """Return the plan, after looking at the rows and weights that are on this machine.
+
+    Args:
+        config: without `auto` values.
+        runs: the runs folder, whose past runs tell the speed.
+        write: bring the ledger of past runs up to date.
+
+    Raises:
+        UsageError: rows or weights are wrong, inputs do not fit the model or the budget, or the
+            run does not fit in memory.
+    """
+    from launch import ledger
+    from launch.capacity import look
+    from launch.plan import make_plan
+
+    inputs = look_at(config)
+    past = ledger.gather(runs) if write else ledger.gathered(runs)
+    known = look(config, runs / CACHE_FOLDER)
+    return make_plan(config, inputs.rows, inputs.lengths, inputs.lengths_from, known, past)
 
 
 def dry_run(resolved: Any, config: RunConfig, run: RunDir, plan: Plan, how: How) -> int:
@@ -318,7 +349,7 @@ def _resubmit(way: Resumed, run: RunDir) -> tuple[str, RunConfig, Plan]:
     from launch.space import check_space
 
     config = fetch_all(way.config, run.cache)
-    plan = plan_with_inputs(config)
+    plan = plan_with_inputs(config, run.path.parent)
     check_data(run, config)
     check_space(config, run.path.parent, run)
     first_attempt = max(run.attempt_numbers(), default=-1) + 1
@@ -335,7 +366,7 @@ def _dry_resume(way: Resumed, run: RunDir, how: How) -> int:
     from launch.space import check_space
 
     config = already_here(way.config, run.cache)
-    plan = plan_with_inputs(config)
+    plan = plan_with_inputs(config, run.path.parent)
     check_space(config, run.path.parent, run)
     script, command = batch_script(config, run), node_command(config, run)
     if how.as_json:

@@ -1,18 +1,15 @@
 """What a model is made of, as memory: parameters, and the bytes its activations take.
 
 Computed on fake tensors, which have shapes and no numbers: a model of any size takes a few
-seconds and no memory. `python -m training.anatomy --config FILE` prints it as JSON; `launch` starts
-it where torch may not be imported.
+seconds and no memory. `python -m training.anatomy` prints it as JSON for a
+configuration on standard input; `launch` starts it, which must not import torch.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import importlib.metadata
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +17,11 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from .config import RunConfig, load_config
+from .config import RunConfig
+from .config.schema import build
 from .engine import autocast
 from .kernels import use_kernels
+from .models import freeze_encoder
 
 FORMAT = 1
 LENGTHS = (16, 32, 64, 96)
@@ -44,6 +43,8 @@ def anatomy(config: RunConfig, hf_config: Any) -> dict[str, Any]:
     precision = config.engine.precision
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = _build(config, hf_config)
+        if config.model.freeze_encoder:
+            freeze_encoder(model)
         found = count(model)
         saved = [kept_bytes(model, ROWS, length, precision) for length in LENGTHS]
     lengths = np.array(LENGTHS, dtype=np.float64)
@@ -65,13 +66,17 @@ def anatomy(config: RunConfig, hf_config: Any) -> dict[str, Any]:
 def _build(config: RunConfig, hf_config: Any) -> nn.Module:
     from transformers import AutoModelForSequenceClassification
 
-    model = AutoModelForSequenceClassification.from_config(hf_config, dtype=torch.float32)
+    name = config.model.attention
+    attention = {} if name == "auto" else {"attn_implementation": name}
+    model = AutoModelForSequenceClassification.from_config(
+        hf_config, dtype=torch.float32, **attention
+    )
     use_kernels(model, torch.device("cpu"), compiled=config.engine.compile != "none")
     return model.train()
 
 
 def count(model: nn.Module) -> dict[str, int]:
-    """Return numbers of parameters: all, those of matrix products, the largest, the vocabulary's.
+    """Return numbers of parameters: all, those trained, those of matrix products, the vocabulary's.
 
     Autocast makes a copy of the second kind in the lower precision.
     """
@@ -85,8 +90,8 @@ def count(model: nn.Module) -> dict[str, int]:
     lookup = [m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding)]
     return {
         "parameters": sum(sizes.values()),
+        "trained": sum({id(p): p.numel() for p in model.parameters() if p.requires_grad}.values()),
         "products": sum(products.values()),
-        "largest": max(sizes.values()),
         "vocabulary": max(lookup, default=0),
     }
 
@@ -98,7 +103,6 @@ def kept_bytes(model: nn.Module, rows: int, length: int, precision: str) -> int:
     not count.
     """
     kept: dict[int, tuple[Any, int]] = {}
-    own = {id(t.untyped_storage()._cdata) for t in (*model.parameters(), *model.buffers())}
     own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
     shapes = {tuple(p.shape) for p in model.parameters()}
     shapes |= {tuple(reversed(s)) for s in shapes}
@@ -112,22 +116,30 @@ def kept_bytes(model: nn.Module, rows: int, length: int, precision: str) -> int:
     ids = torch.ones(rows, length, dtype=torch.long)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-    with hooks, autocast(precision, torch.device("cpu")), contextlib.suppress(StopIteration):
+    with hooks, autocast(precision, torch.device("cpu")):
         logits = model(**inputs).logits
     del logits
     return sum(size for _, size in kept.values())
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Print the anatomy of a run's model as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", type=Path, required=True, help="a run's config.yaml")
-    parser.add_argument("--labels", type=int, default=2)
-    args = parser.parse_args(argv)
-    config = load_config(args.config)
-    from .models import model_config_alone
+def main() -> int:
+    """Print the anatomy of a run's model as JSON; the configuration comes on standard input."""
+    from transformers import AutoConfig
 
-    print(json.dumps(anatomy(config, model_config_alone(config.model, args.labels))))
+    from .models import apply_overrides
+    from .sources import model_folder
+
+    config = build(RunConfig, json.load(sys.stdin))
+    folder = model_folder(config.model)
+    if folder is not None:
+        hf_config = AutoConfig.from_pretrained(folder)
+    else:
+        assert config.model.architecture is not None
+        hf_config = AutoConfig.for_model(config.model.architecture)
+        hf_config.vocab_size = config.model.vocab_size
+    apply_overrides(hf_config, config.model)
+    hf_config.num_labels = max(2, len(config.task.labels))
+    print(json.dumps(anatomy(config, hf_config)))
     return 0
 
 
