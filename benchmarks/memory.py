@@ -2,9 +2,9 @@
 
     python -m benchmarks.memory --data DIR
 
-Every line is one run of two ranks in processes of their own, started as the node agent starts
+Every line is one run of two ranks, in processes of their own, started as the node agent starts
 them, through all that a run does up to its last evaluation. Measured is the most that a rank had
-resident, less what it had after its imports, before the model was built. The peak of both ranks is
+resident, less what it had after its imports, before the model was built. The higher peak is
 compared with the plan's estimate, made of the sizes alone and the largest micro-batch.
 """
 
@@ -39,7 +39,6 @@ from training.config import (
 from training.rundir import read_json, write_json
 
 MIB = 1 << 20
-RANKS = 2
 BASE = {
     "hidden_size": 768,
     "num_hidden_layers": 12,
@@ -113,27 +112,28 @@ def rank(argv: list[str]) -> int:
 
 
 def run_one(config: RunConfig, folder: Path) -> dict[str, Any]:
-    """Run both ranks and return their peak, the largest micro-batch and the imports, in bytes.
+    """Run all ranks and return the highest peak, the largest micro-batch and the imports, in bytes.
 
     Raises:
         RuntimeError: the run failed; the message is the end of its log.
     """
+    ranks = config.world_size
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(config.dump())
     argv = torchrun_argv(
         python=sys.executable,
         nodes=1,
-        procs=RANKS,
+        procs=ranks,
         node=0,
         meet=Rendezvous("127.0.0.1", 20000 + os.getpid() % 10000, folder.name),
         run_dir=str(folder),
         attempt=0,
         module="benchmarks.memory",
     )
-    environment = rank_environment(config, node=0, cores=RANKS, inherited=os.environ)
+    environment = rank_environment(config, node=0, cores=ranks, inherited=os.environ)
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
-    marks = [read_json(folder / f"memory-{n}.json") for n in range(RANKS)]
+    marks = [read_json(folder / f"memory-{n}.json") for n in range(ranks)]
     if None in marks:
         logs = sorted(folder.glob("attempts/0/logs/*-0.log"))
         raise RuntimeError((logs[0].read_text() if logs else done.stderr)[-2000:])
@@ -150,7 +150,14 @@ def estimate(config: RunConfig, described: dict[str, Any], largest: list[int]) -
     engine = config.engine
     sizes = sizes_of(config.model, described)
     assert sizes is not None
-    shape = Shape("cpu", engine.precision, RANKS, engine.zero, engine.offload, config.optim.name)
+    shape = Shape(
+        "cpu",
+        engine.precision,
+        config.world_size,
+        engine.zero,
+        engine.offload,
+        config.optim.name,
+    )
     return memory(encoder(sizes, "cpu", engine.precision), shape, *largest)
 
 
@@ -180,6 +187,7 @@ def main() -> int:
     parser.add_argument("--precisions", default="bf16")
     parser.add_argument("--micro-tokens", type=int, default=1024)
     parser.add_argument("--global-batch", type=int, default=128)
+    parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--steps", type=int, default=6)
     args = parser.parse_args()
     from launch.resolve import load_task
@@ -207,7 +215,7 @@ def main() -> int:
                         engine=EngineConfig(zero=zero, precision=precision, device="cpu"),
                         train=TrainConfig(max_steps=args.steps),
                         cluster=ClusterConfig(
-                            executor="local", procs_per_node=RANKS, gpus_per_node=0
+                            executor="local", procs_per_node=args.ranks, gpus_per_node=0
                         ),
                         tracking=TrackingConfig(tracker="none"),
                     )

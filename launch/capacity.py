@@ -1,4 +1,4 @@
-"""What the plan's estimates rest on: the model's sizes, and what the nodes have. Asks, and reads."""
+"""What the plan's estimates rest on: the model's sizes, and what the nodes have."""
 
 from __future__ import annotations
 
@@ -172,11 +172,11 @@ def core_rate(seconds: float = 0.03) -> float:
 
     size = 384
     a = np.ones((size, size), dtype=np.float32)
-    a @ a
+    np.matmul(a, a)
     runs, start = 0, time.perf_counter()
     cpu = time.process_time()
     while time.perf_counter() - start < seconds:
-        a @ a
+        np.matmul(a, a)
         runs += 1
     used = max(time.process_time() - cpu, 1e-6)
     return 2.0 * size**3 * runs / used

@@ -32,9 +32,7 @@ def entry(run: RunDir) -> dict[str, Any] | None:
     examples, world = speeds.get("examples_per_second"), results.get("world_size")
     batch = results.get("global_batch")
     wall = results.get("wall_seconds")
-    apart = [
-        speeds.get(f"{name}_seconds") or 0.0 for name in ("train", "evaluation", "checkpoint")
-    ]
+    apart = [speeds.get(f"{name}_seconds") or 0.0 for name in ("train", "evaluation", "checkpoint")]
     memory, duration = plan.get("memory") or {}, plan.get("time") or {}
     return {
         "run_id": run.run_id,

@@ -23,6 +23,8 @@ GPU_ERROR = 0.25
 """The same on GPUs: the formula is the same, but it was not measured there."""
 ZERO_BUCKET = 50_000_000
 """Elements of DeepSpeed's buckets, as `training.engine` sets them."""
+LIVE = 1_000_000_000
+"""Elements that ZeRO 3 keeps whole at a time (stage3_max_live_parameters)."""
 MOMENTS = {"adamw": 2, "adam": 2, "lamb": 2, "sgd": 1, "adagrad": 1}
 """Numbers that an optimizer keeps for every parameter."""
 
@@ -121,10 +123,14 @@ def sizes_of(model: ModelConfig, described: Mapping[str, Any]) -> Sizes | None:
         return None
     heads = size(model.heads, "num_attention_heads", "n_heads") or max(1, hidden // 64)
     inner = size(model.intermediate_size, "intermediate_size", "hidden_dim", "d_ff") or 4 * hidden
-    rates = [model.dropout] if model.dropout is not None else [
-        described.get(name, 0.1)
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob")
-    ]
+    rates = (
+        [model.dropout]
+        if model.dropout is not None
+        else [
+            described.get(name, 0.1)
+            for name in ("hidden_dropout_prob", "attention_probs_dropout_prob")
+        ]
+    )
     return Sizes(
         hidden,
         layers,
@@ -242,9 +248,13 @@ def memory(anatomy: Anatomy, shape: Shape, tokens: int, square: int) -> Memory:
         parts["optimizer"] = (1 + moments) * share
         parts["buffers"] = bucket * (1 if shape.device == "cpu" else 2)
         parts["gradients"] = trained + share if stage == 1 else 2 * share
+    if stage >= 2:
+        # The vocabulary's gradient comes with every micro-batch, beside what is there of it.
+        parts["gradients"] += FP32 * anatomy.vocabulary
     if stage == 3:
-        parts["weights"] = whole / shape.world
-        parts["buffers"] += min(whole, FP32 * ZERO_BUCKET)
+        # DeepSpeed keeps up to a thousand million weights whole once they were gathered.
+        parts["weights"] = whole / shape.world + min(whole, FP32 * LIVE)
+        parts["gradients"] += min(trained, FP32 * LIVE)
     if shape.offload != "none" and shape.device == "cuda":
         host += parts["optimizer"] + share
         parts["optimizer"] = 0.0
@@ -266,9 +276,7 @@ def memory(anatomy: Anatomy, shape: Shape, tokens: int, square: int) -> Memory:
     return Memory(rounded, baseline, round(host))
 
 
-def highest(
-    fits: Callable[[int], bool], longest: int, most: int, multiple: int = 64
-) -> int | None:
+def highest(fits: Callable[[int], bool], longest: int, most: int, multiple: int = 64) -> int | None:
     """Return the highest budget of tokens that fits, None if not even the longest input does.
 
     Args:

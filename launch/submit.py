@@ -63,12 +63,38 @@ class How:
 @click.option(
     "--dry-run", cls=FlagOption, is_flag=True, help="Show what would be done; touch nothing."
 )
+@click.option(
+    "--probe",
+    cls=FlagOption,
+    is_flag=True,
+    help="Ask Slurm which number of nodes and partition would be done first; touch nothing.",
+)
 @click.option("--json", "as_json", cls=FlagOption, is_flag=True, help="Print one JSON object.")
-def submit(request: Request, resume: str | None, **how: Any) -> int:
+def submit(request: Request, resume: str | None, probe: bool, **how: Any) -> int:
     """Submit a fine-tuning run to Slurm, or run it on this machine."""
+    if probe:
+        return probe_run(request, resume, How(**how))
     if resume is not None:
         return resume_run(request, resume, How(**how))
     return submit_run(request, How(**how))
+
+
+def probe_run(request: Request, resume: str | None, how: How) -> int:
+    """Print which shapes would be done first; return the exit status.
+
+    Raises:
+        UsageError: the request is wrong, or there is no Slurm.
+    """
+    from launch.probe import as_json, probe, show
+
+    if resume is not None or how.wait or how.dry_run:
+        raise UsageError("--probe only asks: leave out --resume, --wait and --dry-run")
+    found = probe(request, sys.argv[1:])
+    if how.as_json:
+        print(as_json(found))
+    else:
+        show(found)
+    return 0 if any(c.answer.start is not None for c in found) else 2
 
 
 def submit_run(request: Request, how: How) -> int:
