@@ -62,9 +62,9 @@ def look(config: RunConfig, cache: Path | None = None) -> Capacity:
     sizes = sizes_of(config.model, described)
     engine, frozen = config.engine, config.model.freeze_encoder
     anatomy, usual = None, True
-    found = read_json(anatomy_file(config, cache)) if cache is not None else None
-    if isinstance(found, dict):
-        anatomy = measured(found, frozen)
+    if cache is not None and engine.device == "cpu":
+        found = read_json(anatomy_file(config.model, cache))
+        anatomy = measured(found, engine.precision, frozen) if isinstance(found, dict) else None
     if anatomy is None and sizes is not None:
         anatomy = encoder(sizes, engine.device, engine.precision, frozen)
         family = described.get("model_type") or config.model.architecture
@@ -182,8 +182,8 @@ def core_rate(seconds: float = 0.03) -> float:
     return 2.0 * size**3 * runs / used
 
 
-def anatomy_file(config: RunConfig, cache: Path) -> Path:
-    """Return where the anatomy of a run's model is kept: by model, precision and versions."""
+def anatomy_file(model: ModelConfig, cache: Path) -> Path:
+    """Return where the anatomy of a model is kept: by its configuration and by versions."""
     from importlib.metadata import PackageNotFoundError, version
 
     versions = []
@@ -192,9 +192,17 @@ def anatomy_file(config: RunConfig, cache: Path) -> Path:
             versions.append(version(name))
         except PackageNotFoundError:
             versions.append("")
-    what = [to_plain(config.model), config.engine.precision, config.engine.device, versions]
+    what = [to_plain(model), versions]
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
     return cache / ANATOMIES / f"{digest}.json"
+
+
+def needs_counting(model: ModelConfig) -> bool:
+    """Return whether a model that is here is of a family that the formula is not made for."""
+    if model.architecture:
+        return model.architecture not in LIKE_BERT
+    family = model_description(model).get("model_type")
+    return family is not None and family not in LIKE_BERT
 
 
 def count_anatomy(config: RunConfig, cache: Path) -> Mapping[str, Any] | None:
@@ -202,7 +210,7 @@ def count_anatomy(config: RunConfig, cache: Path) -> Mapping[str, Any] | None:
 
     Some seconds: torch is imported. None where it cannot be counted.
     """
-    file = anatomy_file(config, cache)
+    file = anatomy_file(config.model, cache)
     if isinstance(found := read_json(file), dict):
         return found
     root = str(Path(__file__).resolve().parents[1])

@@ -54,7 +54,10 @@ def entry(run: RunDir) -> dict[str, Any] | None:
         "start_seconds": max(0.0, wall - sum(apart)) if wall and apart[0] else None,
         "wall_seconds": wall,
         "peak_memory_bytes": results.get("peak_memory_bytes"),
-        "planned_memory_bytes": memory.get("rank_bytes"),
+        # On a GPU a rank counts its tensors, not CUDA's own.
+        "planned_memory_bytes": memory.get(
+            "increment_bytes" if plan.get("device") == "cuda" else "rank_bytes"
+        ),
         "planned_seconds": duration.get("seconds"),
         "planned_steps": plan.get("steps"),
     }

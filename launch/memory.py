@@ -191,10 +191,10 @@ def encoder(sizes: Sizes, device: str, precision: str, frozen: bool = False) -> 
     )
 
 
-def measured(found: Mapping[str, Any], frozen: bool = False) -> Anatomy | None:
+def measured(found: Mapping[str, Any], precision: str, frozen: bool = False) -> Anatomy | None:
     """Return what `training.anatomy` printed, None if it is of another format."""
     try:
-        a0, a1, a2 = found["activations"]
+        a0, a1, a2 = found["activations"][precision]
         return Anatomy(
             found["parameters"],
             found["trained"],

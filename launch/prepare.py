@@ -53,6 +53,10 @@ def prepare(request: Request, preview: int, as_json: bool) -> int:
     from training.tokens import open_tokens
 
     data = open_tokens(ensure_tokens(config, cache))
+    from launch.capacity import count_anatomy, needs_counting
+
+    if needs_counting(config.model):
+        count_anatomy(config, cache)
     rows = []
     if preview:
         from training.preview import preview_rows

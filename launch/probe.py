@@ -185,9 +185,9 @@ def probe(request: Request, arguments: list[str]) -> list[Candidate]:
     from .executor import scrubbed_environment
     from .fetch import already_here
     from .plan import make_plan
+    from .planning import look_at
     from .resolve import compose, resolve
     from .slurm_site import partitions, sbatch_available
-    from .submit import look_at
 
     config, _, _ = compose(request)
     if config.cluster.executor == "local" or not sbatch_available():

@@ -114,7 +114,7 @@ def describe(seen: View) -> str:
         rows.append(("saved", f"step {seen.checkpoint}"))
     if seen.lead_seconds is not None:
         rows.append(("limit", f"stops to save {seen.lead_seconds:.0f} s before the time limit"))
-    for name in ("cause", "log", "results", "model"):
+    for name in ("cause", "log", "results", "model", "planned"):
         if value := getattr(seen, name):
             rows.append((name, value))
     if seen.state in ("failed", "interrupted", "created"):

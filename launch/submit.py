@@ -33,10 +33,6 @@ if TYPE_CHECKING:
     from launch.plan import Plan
     from launch.resume import Resumed
 
-SAMPLED_ROWS = 1000
-"""Training rows that are tokenised for the histogram of lengths."""
-
-
 NO_SCRIPT = "#!/bin/bash\n# A local run has no batch script: command.sh starts its ranks.\n"
 
 
@@ -106,6 +102,7 @@ def submit_run(request: Request, how: How) -> int:
     from launch import checks
     from launch.existing import answer, check_data, check_same, current_state
     from launch.fetch import already_here, fetch_all
+    from launch.planning import fitted, plan_with_inputs, with_its_budget
     from launch.resolve import resolve
     from launch.space import check_space
 
@@ -116,13 +113,14 @@ def submit_run(request: Request, how: How) -> int:
     cache = resolved.runs / CACHE_FOLDER
     config = already_here(resolved.config, cache)
     plan = plan_with_inputs(config, resolved.runs, write=not how.dry_run)
+    resolved, config, plan = fitted(resolved, config, plan)
     if not run.path.exists():
         check_space(config, resolved.runs)
     if how.dry_run:
         return dry_run(resolved, config, run, plan, how)
 
     if run.path.exists():
-        check_same(run, resolved.config)
+        check_same(run, with_its_budget(run, resolved))
         check_data(run, config)
         state = current_state(run)
         said = answer(run, state)
@@ -131,70 +129,14 @@ def submit_run(request: Request, how: How) -> int:
     with _tidy(resolved.runs):
         fetched = fetch_all(config, cache)
         if fetched != config:
-            config = fetched
-            plan = plan_with_inputs(config, resolved.runs)
+            plan = plan_with_inputs(fetched, resolved.runs)
+            resolved, config, plan = fitted(resolved, fetched, plan)
             check_space(config, resolved.runs)
         job = start(config, run, plan)
     for note in (*plan.notes, *resolved.notes):
         print(f"note: {note}", file=sys.stderr)
     _report(how, _submitted(run, job, config), run, plan, job)
     return _follow(run, how) if how.wait else 0
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What of a run's rows is on this machine."""
-
-    rows: dict[str, int] | None = None
-    lengths: Any = None
-    """Tokens of sampled training rows, an array; None where they are not known."""
-    lengths_from: str | None = None
-
-
-def look_at(config: RunConfig) -> Inputs:
-    """Look at the rows and weights that are on this machine.
-
-    Raises:
-        UsageError: rows or weights are wrong, or inputs do not fit the model.
-    """
-    from launch import checks
-
-    source = checks.look_at_inputs(config)
-    if source is None:
-        return Inputs()
-    from training.sources import sample_lengths
-
-    tokenizer, how = checks.tokenizer_json(config), None
-    if tokenizer is None and not config.model.architecture:
-        return Inputs(source.rows, None, "unknown: the tokenizer is not here yet")
-    if tokenizer is None:
-        how = "words counted: the run trains its own vocabulary"
-    lengths = sample_lengths(config.task, tokenizer, SAMPLED_ROWS)
-    if len(lengths):
-        checks.check_length(config, int(lengths.max()))
-    return Inputs(source.rows, lengths, how)
-
-
-def plan_with_inputs(config: RunConfig, runs: Path, write: bool = False) -> Plan:
-    """Return the plan, after looking at the rows and weights that are on this machine.
-
-    Args:
-        config: without `auto` values.
-        runs: the runs folder, whose past runs tell the speed.
-        write: bring the ledger of past runs up to date.
-
-    Raises:
-        UsageError: rows or weights are wrong, inputs do not fit the model or the budget, or the
-            run does not fit in memory.
-    """
-    from launch import ledger
-    from launch.capacity import look
-    from launch.plan import make_plan
-
-    inputs = look_at(config)
-    past = ledger.gather(runs) if write else ledger.gathered(runs)
-    known = look(config, runs / CACHE_FOLDER)
-    return make_plan(config, inputs.rows, inputs.lengths, inputs.lengths_from, known, past)
 
 
 def dry_run(resolved: Any, config: RunConfig, run: RunDir, plan: Plan, how: How) -> int:
@@ -371,6 +313,7 @@ def _resubmit(way: Resumed, run: RunDir) -> tuple[str, RunConfig, Plan]:
     """Write the run's files anew and submit it; return the job, the configuration and the plan."""
     from launch.existing import check_data
     from launch.fetch import fetch_all
+    from launch.planning import plan_with_inputs
     from launch.resume import replaced
     from launch.space import check_space
 
@@ -388,6 +331,7 @@ def _dry_resume(way: Resumed, run: RunDir, how: How) -> int:
     """Print what continuing a run would do."""
     from launch.executor import batch_script, node_command
     from launch.fetch import already_here
+    from launch.planning import plan_with_inputs
     from launch.resume import goes_on
     from launch.space import check_space
 

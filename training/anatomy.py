@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,43 +25,52 @@ from .kernels import use_kernels
 from .models import freeze_encoder
 
 FORMAT = 1
+PRECISIONS = ("fp32", "bf16")
 LENGTHS = (16, 32, 64, 96)
 """Lengths that are tried; three unknowns are fitted to four."""
 ROWS = 2
 
 
 def anatomy(config: RunConfig, hf_config: Any) -> dict[str, Any]:
-    """Return what launch wants to know of a model, ready for JSON.
+    """Return what launch wants to know of a model on a CPU, ready for JSON.
 
-    `activations` are a0, a1, a2 of the bytes that one forward pass keeps for the backward pass,
-    b · (a0 + a1·L + a2·L²) for b rows of L tokens; `misfit` is the largest relative error of that
-    form at the lengths that were tried.
+    `activations` are, by precision, a0, a1, a2 of the bytes that one forward pass keeps for the
+    backward pass, b · (a0 + a1·L + a2·L²) for b rows of L tokens; `misfit` is the largest relative
+    error of that form at the lengths that were tried.
 
     Args:
-        config: the run; its precision and attention count.
+        config: the run.
         hf_config: the configuration of its model, see `models.build_config`.
     """
-    precision = config.engine.precision
+    kept: dict[str, list[float]] = {}
+    misfit = 0.0
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = _build(config, hf_config)
         if config.model.freeze_encoder:
             freeze_encoder(model)
         found = count(model)
-        saved = [kept_bytes(model, ROWS, length, precision) for length in LENGTHS]
-    lengths = np.array(LENGTHS, dtype=np.float64)
-    grid = ROWS * np.stack([np.ones_like(lengths), lengths, lengths**2], axis=1)
-    values = np.array(saved, dtype=np.float64)
-    fitted = np.linalg.lstsq(grid, values, rcond=None)[0]
-    misfit = float(np.abs(grid @ fitted / values - 1.0).max())
+        for precision in PRECISIONS:
+            saved = [kept_bytes(model, ROWS, length, precision) for length in LENGTHS]
+            kept[precision], error = fit(LENGTHS, [size / ROWS for size in saved])
+            misfit = max(misfit, error)
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
     return {
         "format": FORMAT,
-        "precision": precision,
-        "device": "cpu",
         **found,
-        "activations": [float(value) for value in fitted],
+        "activations": kept,
         "misfit": misfit,
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
+        "versions": versions,
     }
+
+
+def fit(lengths: Sequence[int], sizes: Sequence[float]) -> tuple[list[float], float]:
+    """Return a0, a1, a2 of a0 + a1·L + a2·L² of least squares, and its largest error."""
+    at = np.array(lengths, dtype=np.float64)
+    grid = np.stack([np.ones_like(at), at, at**2], axis=1)
+    wanted = np.array(sizes, dtype=np.float64)
+    found = np.linalg.lstsq(grid, wanted, rcond=None)[0]
+    misfit = float(np.abs(grid @ found / np.maximum(wanted, 1.0) - 1.0).max())
+    return [float(value) for value in found], misfit
 
 
 def _build(config: RunConfig, hf_config: Any) -> nn.Module:
