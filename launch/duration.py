@@ -59,6 +59,7 @@ CPU_BF16 = 2.5
 class Work:
     """What a run computes."""
 
+    task: str
     model: str
     device: str
     device_kind: str
@@ -72,7 +73,9 @@ class Work:
     imbalance: float
     """Slowest rank of a step over the mean."""
     evaluated: float
-    """Padded tokens of all evaluations, the final one included."""
+    """Tokens of all evaluations between steps."""
+    scored: float
+    """Tokens that are scored at the end, with what was exported."""
     flops_per_token: float | None
     """Operations of forward and backward; None where the model's sizes are not known."""
 
@@ -114,8 +117,13 @@ def duration(
         error = statistics.stdev(rates) / rate if len(rates) > 1 else ALONE
         if all(line.get("world_size") != work.world for line in alike):
             error += ELSEWHERE
-        starts = [float(s) for line in alike if (s := line.get("start_seconds"))]
-        start = statistics.median(starts) if starts else START_SECONDS[work.device]
+        own = [line for line in alike if line.get("task") == work.task]
+        starts = [float(s) for line in own or alike if (s := line.get("start_seconds"))]
+        # What a run does after its last step counts as its start: the end of the same task.
+        scored = 0.0 if own and starts else work.scored
+        start = START_SECONDS[work.device]
+        if starts:
+            start = statistics.median(starts) if own else min(starts)
         runs = len(alike)
         source = f"from {runs} run{'s' * (runs > 1)} like it"
     else:
@@ -123,9 +131,9 @@ def duration(
         if guessed is None or work.flops_per_token is None:
             return None
         rate, source = guessed[0] / work.flops_per_token, f"a guess from {guessed[1]}"
-        error, start, runs = GUESS, START_SECONDS[work.device], 0
+        error, start, runs, scored = GUESS, START_SECONDS[work.device], 0, work.scored
     step = work.tokens_per_step / work.world * work.imbalance / rate
-    evaluation = work.evaluated / work.world * FORWARD / rate
+    evaluation = (work.evaluated + scored) / work.world * FORWARD / rate
     return Duration(
         seconds=work.steps * step + evaluation + start,
         step_seconds=step,
@@ -163,7 +171,7 @@ def _guessed_rate(work: Work, cpu_rate: float | None) -> tuple[float, str] | Non
     if cpu_rate is None:
         return None
     rate = cpu_rate * CPU_SHARE * (work.cores_per_rank or 1)
-    return rate * (CPU_BF16 if work.precision == "bf16" else 1.0), "this machine's CPU"
+    return rate * (CPU_BF16 if work.precision == "bf16" else 1.0), "CPUs like this machine's"
 
 
 def gpu_of(kind: str, known: Iterable[str]) -> str | None:
@@ -177,7 +185,7 @@ def gpu_of(kind: str, known: Iterable[str]) -> str | None:
 
 def words(seconds: float) -> str:
     """Return a span of time as a person says it."""
-    if seconds < 90:
+    if seconds < 180:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:
         return f"{seconds / 60:.0f} min"

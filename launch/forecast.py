@@ -96,15 +96,17 @@ def error_of(config: RunConfig, known: Capacity) -> float:
     return ERROR if config.engine.device == "cpu" else GPU_ERROR
 
 
-def highest_budget(config: RunConfig, known: Capacity, longest: int, most: int) -> int | None:
-    """Return the highest budget of tokens up to `most` that fits with its error added.
+def highest_budget(
+    config: RunConfig, known: Capacity, longest: int, most: int, sure: bool = True
+) -> int | None:
+    """Return the highest budget of tokens up to `most` that fits, with its error added if `sure`.
 
     None where not even one input does, or where memory is not known.
     """
     limit = limit_of(config, known)
     if limit is None or known.anatomy is None:
         return None
-    margin = 1.0 + error_of(config, known)
+    margin = 1.0 + (error_of(config, known) if sure else 0.0)
 
     def fits(tokens: int) -> bool:
         return memory_of(config, known, tokens, tokens * longest).total * margin <= limit.bytes
@@ -134,10 +136,12 @@ def plan_memory(
         smallest = memory_of(config, known, longest, longest * longest)
         if smallest.total * (1 - error) > limit.bytes:
             raise UsageError(_does_not_fit(config, known, limit, smallest, longest))
-        if found.total > limit.bytes and best is not None:
+        if found.total > limit.bytes:
+            lower = best or highest_budget(config, known, longest, budget, sure=False)
+            advice = f"--micro-tokens {lower} {'fits' if best else 'may fit'}"
             notes.append(
                 f"memory: about {gib(found.total)} a rank, {gib(limit.bytes)} there "
-                f"({limit.where}): --micro-tokens {best} fits"
+                f"({limit.where}): {advice if lower else 'it is not likely to fit'}"
             )
         elif found.total * (1 + error) > limit.bytes:
             notes.append(
@@ -221,8 +225,6 @@ def work_of(
     evaluations = steps // interval + (1 if steps % interval else 0)
     validated = sum(rows.get(name, 0) for name in task.validation_splits)
     tested = sum(rows.get(name, 0) for name in task.test)
-    # What was exported is scored once more, and the test rows with it.
-    evaluated = (validated * (evaluations + 1) + tested) * mean_length
     procs, cores = cluster.procs_per_node or 1, cluster.cpus_per_node
     sizes = known.sizes
     flops = None
@@ -232,6 +234,7 @@ def work_of(
         flops = 6.0 * sizes.layers * (4 * h * h + 2 * h * sizes.inner + 2 * h * mean_length)
         flops /= 3 if config.model.freeze_encoder else 1
     return timing.Work(
+        task=task.name,
         model=model_key(config, known),
         device=config.engine.device,
         device_kind=known.device_kind,
@@ -242,7 +245,8 @@ def work_of(
         steps=steps,
         tokens_per_step=cut.padded_tokens,
         imbalance=cut.rank_imbalance,
-        evaluated=evaluated,
+        evaluated=validated * evaluations * mean_length,
+        scored=(validated + tested) * mean_length,
         flops_per_token=flops,
     )
 

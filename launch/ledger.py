@@ -37,6 +37,7 @@ def entry(run: RunDir) -> dict[str, Any] | None:
     return {
         "run_id": run.run_id,
         "finished": _modified(run.results),
+        "task": results.get("task"),
         "model": plan.get("model"),
         "device_kind": plan.get("device_kind"),
         "cores_per_rank": plan.get("cores_per_rank"),

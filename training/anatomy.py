@@ -26,7 +26,7 @@ from .models import freeze_encoder
 
 FORMAT = 1
 PRECISIONS = ("fp32", "bf16")
-LENGTHS = (16, 32, 64, 96)
+LENGTHS = (8, 16, 32, 48)
 """Lengths that are tried; three unknowns are fitted to four."""
 ROWS = 2
 
