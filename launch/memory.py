@@ -256,8 +256,10 @@ def memory(anatomy: Anatomy, shape: Shape, tokens: int, square: int) -> Memory:
         parts["weights"] = whole / shape.world + min(whole, FP32 * LIVE)
         parts["gradients"] += min(trained, FP32 * LIVE)
     if shape.offload != "none" and shape.device == "cuda":
+        # With the optimizer go the gradients that it steps with.
         host += parts["optimizer"] + share
         parts["optimizer"] = 0.0
+        parts["gradients"] -= share
         if shape.offload == "all":
             host += parts["weights"]
             parts["weights"] = 0.0
