@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 
 import pytest
 
 from launch.probe import Answer, Candidate, as_json, line_of, parse_test_only, ranked, shapes
 from training.config import UsageError
 
-from .fakes import PARTITIONS, Partition
+from . import fakes
+
+PARTITIONS: Any = fakes.PARTITIONS
 
 LATER = "sbatch: Job 7 to start at 2026-11-21T10:00:00 using 4 processors on nodes node[1-2] in x"
 
@@ -48,7 +51,7 @@ def test_powers_of_two_up_to_what_a_partition_has() -> None:
 
 
 def test_few_questions_on_a_large_cluster() -> None:
-    many = tuple(Partition(f"p{n}", nodes=1024) for n in range(30))
+    many: Any = tuple(fakes.Partition(f"p{n}", nodes=1024) for n in range(30))
     assert len(shapes(many, None, 1, typed_nodes=False)) == 12
     one = shapes(many, "p3", 512, typed_nodes=True)
     assert len(one) == 11 and one[0] == ("p3", 512)
