@@ -44,7 +44,8 @@ def _nvidia_smi(query: str) -> list[str]:
         )
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return answer.stdout.split() if answer.returncode == 0 else []
+    lines = answer.stdout.splitlines() if answer.returncode == 0 else []
+    return [line.strip() for line in lines if line.strip()]
 
 
 def gpu_has_bf16() -> bool | None:
@@ -126,3 +127,42 @@ def unwritable(folder: Path) -> str | None:
         if place.exists() or place.is_symlink():
             return f"{place} is not a folder"
     return "it does not exist"
+
+
+def memory_bytes() -> int | None:
+    """Return the memory of this machine, or of the cgroup that we are in if that is less."""
+    found = []
+    try:
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (OSError, ValueError):
+        pass
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            found.append(int(Path(file).read_text()))
+        except (OSError, ValueError):  # `max`: no limit
+            continue
+    return min(found, default=None)
+
+
+def cpu_name() -> str:
+    """Return the name of this machine's CPU as the kernel has it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return " ".join(value.split())
+    return os.uname().machine
+
+
+def gpu_memory_bytes() -> int | None:
+    """Return the memory of the smallest GPU here, None where nvidia-smi does not say."""
+    words = [line.split()[0] for line in _nvidia_smi("memory.total")]
+    return min((int(w) << 20 for w in words if w.isdigit()), default=None)
+
+
+def gpu_name() -> str | None:
+    """Return the name of the first GPU here, None where there is none."""
+    return next(iter(_nvidia_smi("name")), None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +20,9 @@ from training.batching import (
 )
 from training.config import RunConfig, UsageError
 from training.schedule import warmup_steps
+
+from .capacity import Capacity
+from .forecast import Forecast, forecast, model_key
 
 UNKNOWN = "unknown: the data is not here yet"
 
@@ -70,6 +73,16 @@ class Plan:
     """How long before the time limit the ranks are told to save and stop, in words."""
     disk: str = ""
     """What the run keeps and needs of the runs folder's file system, in words."""
+    model: str = ""
+    """The model and its sizes: what runs are compared by."""
+    device_kind: str = ""
+    """CPU, GPU or partition: what runs are compared by."""
+    memory: dict[str, Any] | None = None
+    """Bytes of a rank by parts, and what there is: see `docs/plan.md`."""
+    time: dict[str, Any] | None = None
+    """Seconds of the run by parts, what they are taken from, and what they cost."""
+    unknown: str = ""
+    """Why there is no estimate of memory."""
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -82,6 +95,8 @@ def make_plan(
     rows: Mapping[str, int] | None,
     lengths: NDArray[np.int32] | None,
     lengths_from: str | None = None,
+    known: Capacity | None = None,
+    ledger: Iterable[Mapping[str, Any]] = (),
 ) -> Plan:
     """Return the plan of a resolved configuration.
 
@@ -91,9 +106,12 @@ def make_plan(
             None where the data is not here.
         lengths: tokens of sampled training rows, None where they are not known.
         lengths_from: says how they were counted, or why they are not known, where that is unusual.
+        known: the model's sizes and the nodes' memory; none: no estimate of memory and time.
+        ledger: past runs.
 
     Raises:
-        UsageError: a sampled input is longer than a micro-batch's budget of tokens.
+        UsageError: a sampled input is longer than a micro-batch's budget of tokens, or the run is
+            sure not to fit in memory.
     """
     cluster, engine, batch = config.cluster, config.engine, config.batch
     micro_tokens = batch.micro_tokens
@@ -151,6 +169,12 @@ def make_plan(
     cores = cluster.cpus_per_node
     if cores is not None and cores < procs:
         notes.append(f"{procs} ranks a node share {cores} cores")
+    mean_length = float(lengths.mean()) if longest is not None and lengths is not None else None
+    told = Forecast()
+    if known is not None:
+        span = None if mean_length is None or longest is None else (mean_length, longest)
+        told = forecast(config, known, ledger, cut, span, rows, total)
+        notes += told.notes
     return Plan(
         world_size=world,
         nodes=cluster.nodes,
@@ -174,8 +198,13 @@ def make_plan(
         steps=total,
         warmup_steps=warmup,
         longest=longest,
-        mean_length=float(lengths.mean()) if longest is not None and lengths is not None else None,
+        mean_length=mean_length,
         lengths_from=source,
         lead=describe_lead(60 * cluster.time_minutes),
+        model=model_key(config, known) if known else "",
+        device_kind=known.device_kind if known else "",
+        memory=told.memory,
+        time=told.time,
+        unknown=told.why_unknown,
         notes=tuple(notes),
     )

@@ -87,6 +87,10 @@ def prepare(
 
     entry = prepare_inputs(config, cache, say)
     data = open_tokens(entry.tokens)
+    from launch.capacity import count_anatomy, needs_counting
+
+    if needs_counting(config.model):
+        count_anatomy(config, cache)
     rows = []
     if preview:
         from training.preview import preview_rows

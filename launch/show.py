@@ -12,6 +12,8 @@ from rich.text import Text
 from training.config.schema import to_plain
 from training.rundir import RunDir
 
+from .duration import words
+from .memory import gib
 from .plan import Plan
 from .resolve import Resolved, as_rows
 
@@ -56,8 +58,44 @@ def _plan_rows(plan: Plan) -> list[tuple[str, str]]:
         ("steps an epoch", _known(plan.steps_per_epoch)),
         ("optimizer steps", _known(plan.steps)),
         ("warm-up steps", _known(plan.warmup_steps)),
+        *_memory_rows(plan),
+        *_time_rows(plan),
         ("before the time limit", plan.lead),
         ("disk", plan.disk or "unknown: the model is not here yet"),
+    ]
+
+
+def _memory_rows(plan: Plan) -> list[tuple[str, str]]:
+    found = plan.memory
+    if found is None:
+        return [("memory a rank", plan.unknown)] if plan.unknown else []
+    text = f"about {gib(found['rank_bytes'])} ±{found['error']:.0%}"
+    if found["limit_bytes"]:
+        text += f", {found['share']:.0%} of {gib(found['limit_bytes'])} ({found['limit_of']})"
+    else:
+        text += ", of an unknown memory" + (
+            ": say --set cluster.gpu_memory_gb=N" if plan.device == "cuda" else ""
+        )
+    base = "CUDA" if plan.device == "cuda" else "imports"
+    parts = {**found["parts"], base: found["baseline_bytes"]}
+    shown = ", ".join(f"{name} {gib(size)}" for name, size in parts.items())
+    rows = [("memory a rank", text), ("", shown)]
+    if best := found["highest_micro_tokens"]:
+        rows.append(("micro-batch that fits", f"at most {best} padded tokens, surely"))
+    return rows
+
+
+def _time_rows(plan: Plan) -> list[tuple[str, str]]:
+    found = plan.time
+    if found is None:
+        return [("time", "unknown")] if plan.memory else []
+    parts = (
+        f"{found['step_seconds']:.2g} s a step, evaluation {words(found['evaluation_seconds'])}, "
+        f"start and end {words(found['start_seconds'])}"
+    )
+    return [
+        ("time", f"{found['words']}: {parts}"),
+        ("cost", f"{found['hours']:.3g} {found['unit']}"),
     ]
 
 

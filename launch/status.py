@@ -116,7 +116,7 @@ def describe(seen: View) -> str:
     rows += [("damaged", f"checkpoint {line}") for line in seen.damaged]
     if seen.lead_seconds is not None:
         rows.append(("limit", f"stops to save {seen.lead_seconds:.0f} s before the time limit"))
-    for name in ("cause", "log", "results", "model"):
+    for name in ("cause", "log", "results", "model", "planned"):
         if value := getattr(seen, name):
             rows.append((name, value))
     if seen.state in ("failed", "interrupted", "created"):

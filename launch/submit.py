@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,10 +33,6 @@ if TYPE_CHECKING:
     from launch.plan import Plan
     from launch.preparation import Inputs
     from launch.resume import Resumed
-
-SAMPLED_ROWS = 1000
-"""Training rows that are tokenised for the histogram of lengths."""
-
 
 NO_SCRIPT = "#!/bin/bash\n# A local run has no batch script: command.sh starts its ranks.\n"
 
@@ -64,12 +60,38 @@ class How:
 @click.option(
     "--dry-run", cls=FlagOption, is_flag=True, help="Show what would be done; touch nothing."
 )
+@click.option(
+    "--probe",
+    cls=FlagOption,
+    is_flag=True,
+    help="Ask Slurm which number of nodes and partition would be done first; touch nothing.",
+)
 @click.option("--json", "as_json", cls=FlagOption, is_flag=True, help="Print one JSON object.")
-def submit(request: Request, resume: str | None, **how: Any) -> int:
+def submit(request: Request, resume: str | None, probe: bool, **how: Any) -> int:
     """Submit a fine-tuning run to Slurm, or run it on this machine."""
+    if probe:
+        return probe_run(request, resume, How(**how))
     if resume is not None:
         return resume_run(request, resume, How(**how))
     return submit_run(request, How(**how))
+
+
+def probe_run(request: Request, resume: str | None, how: How) -> int:
+    """Print which shapes would be done first; return the exit status.
+
+    Raises:
+        UsageError: the request is wrong, or there is no Slurm.
+    """
+    from launch.probe import as_json, probe, show
+
+    if resume is not None or how.wait or how.dry_run:
+        raise UsageError("--probe only asks: leave out --resume, --wait and --dry-run")
+    found = probe(request, sys.argv[1:])
+    if how.as_json:
+        print(as_json(found))
+    else:
+        show(found)
+    return 0 if any(c.answer.start is not None for c in found) else 2
 
 
 def submit_run(request: Request, how: How) -> int:
@@ -82,6 +104,7 @@ def submit_run(request: Request, how: How) -> int:
     from launch.executor import refused_in_advance
     from launch.existing import answer, check_data, check_same, command_line, current_state
     from launch.fetch import already_here, fetch_all
+    from launch.planning import fitted, plan_with_inputs, with_its_budget
     from launch.preparation import is_ready, provide, request_words
     from launch.resolve import resolve
     from launch.space import check_space
@@ -92,14 +115,15 @@ def submit_run(request: Request, how: How) -> int:
     run = RunDir(resolved.runs / resolved.config.run_id(how.name))
     cache = resolved.runs / CACHE_FOLDER
     config = already_here(resolved.config, cache)
-    plan = plan_with_inputs(config)
+    plan = plan_with_inputs(config, resolved.runs, write=not how.dry_run)
+    resolved, config, plan = fitted(resolved, config, plan)
     if not run.path.exists():
         check_space(config, resolved.runs)
     if how.dry_run:
         return dry_run(resolved, config, run, plan, how)
 
     if run.path.exists():
-        check_same(run, resolved.config)
+        check_same(run, with_its_budget(run, resolved))
         check_data(run, config)
         state = current_state(run)
         said = answer(run, state)
@@ -109,8 +133,8 @@ def submit_run(request: Request, how: How) -> int:
     with _tidy(resolved.runs):
         fetched = fetch_all(config, cache)
         if fetched != config:
-            config = fetched
-            plan = plan_with_inputs(config)
+            plan = plan_with_inputs(fetched, resolved.runs)
+            resolved, config, plan = fitted(resolved, fetched, plan)
             check_space(config, resolved.runs)
         ready = config.cluster.prepare == "no" or is_ready(config, cache, line)
         refused = None if ready else refused_in_advance(config, run)
@@ -123,37 +147,6 @@ def submit_run(request: Request, how: How) -> int:
         print(f"note: {note}", file=sys.stderr)
     _report(how, _submitted(run, job, config), run, plan, job)
     return _follow(run, how) if how.wait else 0
-
-
-def plan_with_inputs(config: RunConfig) -> Plan:
-    """Return the plan, after looking at the rows and weights that are on this machine.
-
-    Raises:
-        UsageError: rows or weights are wrong, or inputs do not fit the model or the budget.
-    """
-    from launch.space import disk_text
-
-    return replace(_plan(config), disk=disk_text(config))
-
-
-def _plan(config: RunConfig) -> Plan:
-    from launch import checks
-    from launch.plan import make_plan
-
-    source = checks.look_at_inputs(config)
-    if source is None:
-        return make_plan(config, None, None)
-    from training.sources import sample_lengths
-
-    tokenizer, how = checks.tokenizer_json(config), None
-    if tokenizer is None and not config.model.architecture:
-        return make_plan(config, source.rows, None, "unknown: the tokenizer is not here yet")
-    if tokenizer is None:
-        how = "words counted: the run trains its own vocabulary"
-    lengths = sample_lengths(config.task, tokenizer, SAMPLED_ROWS)
-    if len(lengths):
-        checks.check_length(config, int(lengths.max()))
-    return make_plan(config, source.rows, lengths, how)
 
 
 def dry_run(resolved: Any, config: RunConfig, run: RunDir, plan: Plan, how: How) -> int:
@@ -356,12 +349,13 @@ def _resubmit(way: Resumed, run: RunDir) -> tuple[str, RunConfig, Plan]:
     """Write the run's files anew and submit it; return the job, the configuration and the plan."""
     from launch.existing import check_data, command_line
     from launch.fetch import fetch_all
+    from launch.planning import plan_with_inputs
     from launch.preparation import provide, run_words
     from launch.resume import replaced
     from launch.space import check_space
 
     config = fetch_all(way.config, run.cache)
-    plan = plan_with_inputs(config)
+    plan = plan_with_inputs(config, run.path.parent)
     check_data(run, config)
     check_space(config, run.path.parent, run)
     inputs = provide(config, run.cache, command_line("prepare", *run_words(run)))
@@ -376,11 +370,12 @@ def _dry_resume(way: Resumed, run: RunDir, how: How) -> int:
     """Print what continuing a run would do."""
     from launch.executor import batch_script, node_command
     from launch.fetch import already_here
+    from launch.planning import plan_with_inputs
     from launch.resume import goes_on
     from launch.space import check_space
 
     config = already_here(way.config, run.cache)
-    plan = plan_with_inputs(config)
+    plan = plan_with_inputs(config, run.path.parent)
     check_space(config, run.path.parent, run)
     script, command = batch_script(config, run), node_command(config, run)
     if how.as_json:

@@ -56,6 +56,8 @@ class View:
     """What is wrong with newer checkpoints, by the sizes of their files, a line each."""
     lead_seconds: float | None = None
     """Of a running job: how long before its time limit it stops to save."""
+    planned: str | None = None
+    """Of a finished run: memory and time as seen, against its plan."""
     earlier: tuple[str, ...] = ()
     """How the earlier attempts ended, a line each; only where it was asked for."""
 
@@ -116,6 +118,7 @@ def view(
             value=results.get("primary_value", seen.value),
             checkpoint=None,
             results=str(run.results),
+            planned=_against_plan(run) if history else None,
             model=str(run.model) if run.model.is_dir() else None,
         )
     if state == "failed":
@@ -202,6 +205,29 @@ def verdict_text(verdict: dict[str, Any], said: str = "") -> str:
     if hosts := verdict.get("exclude"):
         text += f", without {', '.join(map(str, hosts))}"
     return text
+
+
+def _against_plan(run: RunDir) -> str | None:
+    """Return in words what a finished run took against its plan; None if that said nothing."""
+    from launch.duration import words
+    from launch.ledger import entry, seen_against_planned
+    from launch.memory import gib
+
+    line = entry(run)
+    if line is None:
+        return None
+    off, said = seen_against_planned(line), []
+    if "memory" in off:
+        said.append(
+            f"memory {gib(line['peak_memory_bytes'])} a rank, planned "
+            f"{gib(line['planned_memory_bytes'])} ({off['memory']:+.0%})"
+        )
+    if "time" in off:
+        said.append(
+            f"time {words(line['wall_seconds'])}, planned {words(line['planned_seconds'])} "
+            f"({off['time']:+.0%})"
+        )
+    return "; ".join(said) or None
 
 
 def _lead(progress: dict[str, Any]) -> float | None:

@@ -277,6 +277,12 @@ class CutSummary:
     """Cost of the slowest rank of a step over the mean of its ranks."""
     empty_share: float
     """Share of micro-batches that are empty."""
+    most_tokens: int
+    """Padded tokens of the largest micro-batch."""
+    most_square: int
+    """b·L² of the micro-batch where it is largest."""
+    padded_tokens: float
+    """Mean padded tokens of a step, over all ranks."""
 
 
 @dataclass(frozen=True)
@@ -388,4 +394,7 @@ def summarise(
         padding_efficiency=sum(f.real_tokens for f in found) / sum(f.padded_tokens for f in found),
         rank_imbalance=slowest / mean,
         empty_share=sum(f.empty for f in found) / micro,
+        most_tokens=max(f.most_tokens for f in found),
+        most_square=max(f.most_square for f in found),
+        padded_tokens=sum(f.padded_tokens for f in found) / steps,
     )

@@ -26,6 +26,8 @@ from .stopwatch import Stopwatch
 
 INITIAL_MICRO_STEP_ID = -1
 """What DeepSpeed's ZeRO 1 and 2 count micro-batches from."""
+ZERO_BUCKET = 50_000_000
+"""Elements that are reduced or gathered at a time; `launch.memory` counts on it."""
 FIRST_SCALE, GROWTH_STEPS = 65536.0, 2000
 """fp16's first loss scale, and after how many good steps it doubles: torch's GradScaler's own."""
 
@@ -37,7 +39,13 @@ def deepspeed_config(config: RunConfig, extra: dict[str, Any] | None = None) -> 
     gradients are reduced in fp32 (no module is declared safe for a lower one), as under DDP.
     """
     engine = config.engine
-    zero: dict[str, Any] = {"stage": engine.zero, "overlap_comm": engine.device != "cpu"}
+    zero: dict[str, Any] = {
+        "stage": engine.zero,
+        "overlap_comm": engine.device != "cpu",
+        # By default buffers of 500 M elements are taken, several times what the model itself needs.
+        "reduce_bucket_size": ZERO_BUCKET,
+        "allgather_bucket_size": ZERO_BUCKET,
+    }
     zero.update(extra or {})
     if engine.offload != "none":
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": engine.device == "cuda"}

@@ -67,6 +67,17 @@ def kind_of(error: BaseException) -> str:
     return type(error).__name__
 
 
+def prepare_environment() -> None:
+    """Set what libraries read when they are imported, where nobody set it.
+
+    Kernels that oneDNN builds for a shape are kept, by itself and by torch's layer above it;
+    micro-batches have hundreds of shapes. A micro-batch uses some forty of them again and again: a
+    thousand (the default of both) are half a gigabyte, and no faster.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    os.environ.setdefault("LRU_CACHE_CAPACITY", "64")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one rank; return 0 when it is done or was interrupted cleanly, else 1."""
     # First of all: a signal that comes while libraries are imported must not end the rank.
@@ -76,9 +87,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--run", required=True)
     parser.add_argument("--attempt", type=int, default=0)
     args = parser.parse_args(argv)
-    # Kernels that oneDNN builds for a shape are kept; micro-batches have hundreds of shapes. A
-    # step uses some forty of them again and again, a thousand (the default) are half a gigabyte.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
+    prepare_environment()
     run = RunDir(args.run)
     rank = int(os.environ.get("RANK", "0"))
     node = int(os.environ.get("GLUELINE_NODE", os.environ.get("GROUP_RANK", "0")))

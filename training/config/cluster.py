@@ -29,6 +29,8 @@ class ClusterConfig:
     """GPUs of a node to ask for; none: as many as ranks, where the partition has GPUs."""
     cpus_per_node: int | None = option(None, "--cpus-per-node", "N")
     """Cores per node; none: all of a CPU node, of a GPU node the share of its GPUs asked for."""
+    gpu_memory_gb: float | None = None
+    """Memory of one GPU in GB; none: told by its name, or asked of nvidia-smi on this machine."""
     mem: str | None = option(None, "--mem", "SIZE")
     """Memory per node as Slurm writes it (32G); none: the partition's default."""
     partition: str | None = option(None, "--partition", "NAME")

@@ -1,0 +1,111 @@
+"""From a configuration to its plan: the rows, the model and the nodes are looked at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from training.config import RunConfig
+from training.rundir import CACHE_FOLDER, RunDir
+
+if TYPE_CHECKING:
+    from .plan import Plan
+    from .resolve import Resolved
+
+SAMPLED_ROWS = 1000
+"""Training rows that are tokenised for the histogram of lengths."""
+AUTO = "auto: "
+"""How the origin of a value begins that was decided here."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What of a run's rows is on this machine."""
+
+    rows: dict[str, int] | None = None
+    lengths: Any = None
+    """Tokens of sampled training rows, an array; None where they are not known."""
+    lengths_from: str | None = None
+
+
+def look_at(config: RunConfig) -> Inputs:
+    """Look at the rows and weights that are on this machine.
+
+    Raises:
+        UsageError: rows or weights are wrong, or inputs do not fit the model.
+    """
+    from . import checks
+
+    source = checks.look_at_inputs(config)
+    if source is None:
+        return Inputs()
+    from training.sources import sample_lengths
+
+    tokenizer, how = checks.tokenizer_json(config), None
+    if tokenizer is None and not config.model.architecture:
+        return Inputs(source.rows, None, "unknown: the tokenizer is not here yet")
+    if tokenizer is None:
+        how = "words counted: the run trains its own vocabulary"
+    lengths = sample_lengths(config.task, tokenizer, SAMPLED_ROWS)
+    if len(lengths):
+        checks.check_length(config, int(lengths.max()))
+    return Inputs(source.rows, lengths, how)
+
+
+def plan_with_inputs(config: RunConfig, runs: Path, write: bool = False) -> Plan:
+    """Return the plan, after looking at the rows and weights that are on this machine.
+
+    Args:
+        config: without `auto` values.
+        runs: the runs folder, whose past runs tell the speed.
+        write: bring the ledger of past runs up to date.
+
+    Raises:
+        UsageError: rows or weights are wrong, inputs do not fit the model or the budget, or the
+            run does not fit in memory.
+    """
+    from . import ledger
+    from .capacity import look
+    from .plan import make_plan
+    from .space import disk_text
+
+    inputs = look_at(config)
+    past = ledger.gather(runs) if write else ledger.gathered(runs)
+    known = look(config, runs / CACHE_FOLDER)
+    plan = make_plan(config, inputs.rows, inputs.lengths, inputs.lengths_from, known, past)
+    return replace(plan, disk=disk_text(config))
+
+
+def fitted(resolved: Resolved, config: RunConfig, plan: Plan) -> tuple[Resolved, RunConfig, Plan]:
+    """Return all three with the highest micro-batch budget that fits, where that was left open.
+
+    What the budget is otherwise stays its upper bound: no larger one was seen to be faster. The
+    run's id does not follow it: it is not part of what was asked for.
+    """
+    best = (plan.memory or {}).get("highest_micro_tokens")
+    said = resolved.origins.get("batch.micro_tokens", "")
+    if best is None or best >= plan.micro_tokens or not said.startswith(AUTO):
+        return resolved, config, plan
+
+    def lowered(whole: RunConfig) -> RunConfig:
+        return replace(whole, batch=replace(whole.batch, micro_tokens=best))
+
+    origins = {**resolved.origins, "batch.micro_tokens": f"{AUTO}the most that fits in memory"}
+    config = lowered(config)
+    resolved = replace(resolved, config=lowered(resolved.config), origins=origins)
+    return resolved, config, plan_with_inputs(config, resolved.runs)
+
+
+def with_its_budget(run: RunDir, resolved: Resolved) -> RunConfig:
+    """Return what is asked for with the micro-batch budget of the run that is there already.
+
+    Only where none was typed: what fits is told better once the model is here.
+    """
+    config = resolved.config
+    if run.config.is_file() and resolved.origins.get("batch.micro_tokens", "").startswith(AUTO):
+        from .resume import load_run
+
+        there = load_run(run).batch.micro_tokens
+        config = replace(config, batch=replace(config.batch, micro_tokens=there))
+    return config
