@@ -188,6 +188,11 @@ def signal_seconds(minutes: int) -> int:
 
 def setup_lines(config: RunConfig, run: RunDir) -> list[str]:
     """Return the lines of the batch script before srun."""
+    return job_lines(config) + afterword_lines(config, run)
+
+
+def job_lines(config: RunConfig) -> list[str]:
+    """Return the lines that make the environment of every job, be it a run's or the doctor's."""
     lines = [
         "unset " + " ".join(INHERITED),
         # From Slurm 22.05 on srun no longer takes --cpus-per-task over from sbatch.
@@ -197,7 +202,7 @@ def setup_lines(config: RunConfig, run: RunDir) -> list[str]:
     ]
     lines += _python_path_lines()
     lines += [f"export {k}={shlex.quote(v)}" for k, v in config.cluster.env.items()]
-    return lines + afterword_lines(config, run)
+    return lines
 
 
 def afterword_lines(config: RunConfig, run: RunDir) -> list[str]:
