@@ -40,8 +40,10 @@ demo: install
 	$(BIN)/python launch/submit.py --executor local --task demo --model tiny \
 	    --procs-per-node 2 --wait
 
+# Tests on Slurm mostly wait: two files at a time, those on Slurm first.
 test: install-test slurm
-	PATH="$$PATH:/usr/sbin:/sbin" $(BIN)/python -m pytest
+	PATH="$$PATH:/usr/sbin:/sbin" $(BIN)/python -m pytest -n 2 --dist loadfile \
+	    --no-loadscope-reorder
 
 lint: install-test
 	$(BIN)/ruff check .

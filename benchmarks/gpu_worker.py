@@ -396,9 +396,9 @@ def conformance(job: Mapping[str, Any], channel: Channel) -> None:
     with mock.patch.object(feed_module, "cut_step", uneven_cut):
         loop = session.loop(config, lines)
         update = update_of(session, loop, names, before)
-    slots = set(loop.progress.slots)
-    if slots != {3}:
-        raise RuntimeError(f"steps had {slots} micro-batches, not 3")
+    done = loop.progress
+    if (done.slots, done.slots_most) != (3 * done.step, 3):
+        raise RuntimeError(f"{done.step} steps had {done.slots} micro-batches, not 3 each")
     weights = session.engine.state_dict()
     file = session.folder / "update.npy"
     np.save(file, update.numpy())
@@ -407,7 +407,7 @@ def conformance(job: Mapping[str, Any], channel: Channel) -> None:
         error=float((update - reference).norm() / reference.norm()),
         file=str(file),
         dtypes=sorted({str(w.dtype) for w in weights.values() if w.is_floating_point()}),
-        steps=len(loop.progress.slots),
+        steps=done.step,
         loss=lines.train[-1]["loss"],
         grad_norm=lines.train[-1].get("grad_norm"),
     )
@@ -532,11 +532,10 @@ def timed(timed_loop: TimedLoop, shapes: Shapes, first: float) -> dict[str, Any]
     notes = [compiler_note()]
     if loop.budget != int(loop.config.batch.micro_tokens):
         notes.append(f"out of memory: micro-batches of {loop.budget} tokens")
-    slots = loop.progress.slots
     return {
         **summary,
         "steps": timed_loop.steps - 1,
-        "micro_batches": sum(slots) / len(slots),
+        "micro_batches": loop.progress.slots / loop.progress.step,
         "shapes": len(shapes.seen),
         "first_seconds": first,
         "peak_gb": peak,

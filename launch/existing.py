@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from training.config import RunConfig, UsageError, nearest
-from training.config.schema import leaves, to_plain
+from training.config.schema import get_dotted, leaves, to_plain
 from training.rundir import RunDir, State, find_run, list_runs, read_json, run_state, snapshot
 
 FETCHED = ("task.path", "model.path")
@@ -90,15 +90,25 @@ def check_same(run: RunDir, config: RunConfig) -> None:
     for job in snapshot(run).jobs:
         for key, (before, _) in (job.get("changed") or {}).items():
             earlier.setdefault(key, []).append(before)
-    for key in leaves(RunConfig):
-        old, new = _value(there, key), _value(config, key)
-        if old == new or (key in FETCHED and new is None):
-            continue
-        if to_plain(new) not in earlier.get(key, []):
+    for key, (old, new) in differences(there, config).items():
+        if new not in earlier.get(key, []):
             raise UsageError(
-                f"run {run.run_id} exists with another configuration ({key} is {to_plain(old)!r} "
-                f"there, {to_plain(new)!r} here): choose another --name"
+                f"run {run.run_id} exists with another configuration ({key} is {old!r} there, "
+                f"{new!r} here): choose another --name"
             )
+
+
+def differences(old: RunConfig, new: RunConfig) -> dict[str, list[Any]]:
+    """Return old and new value, ready for JSON, of every key that differs.
+
+    Where weights and rows were fetched to does not count.
+    """
+    found = {}
+    for key in leaves(RunConfig):
+        before, after = to_plain(get_dotted(old, key)), to_plain(get_dotted(new, key))
+        if before != after and not (key in FETCHED and after is None):
+            found[key] = [before, after]
+    return found
 
 
 def check_data(run: RunDir, config: RunConfig) -> None:
@@ -113,8 +123,3 @@ def check_data(run: RunDir, config: RunConfig) -> None:
                 f"run {run.run_id} was made when {entry['path']} held other rows: "
                 "choose a --name to train on what it holds now"
             )
-
-
-def _value(config: RunConfig, key: str) -> Any:
-    section, name = key.split(".")
-    return getattr(getattr(config, section), name)

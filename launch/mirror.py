@@ -8,7 +8,6 @@ afterwards. Both go to the one W&B run of the run, and neither shows it a step t
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import threading
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from training.config import RunConfig, UsageError, load_config
-from training.rundir import RunDir, read_json, read_metrics
+from training.rundir import RunDir, parse_lines, read_json, read_metrics
 from training.tracking import Mirror, flat_summary, wandb_id, wandb_mode
 
 LOOK_SECONDS = 2.0
@@ -137,15 +136,7 @@ class Tail:
             self._offset = len(whole)
             return read_metrics(self.path)
         self._offset += len(whole)
-        found = []
-        for line in whole.splitlines():
-            try:
-                value = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(value, dict):
-                found.append(value)
-        return found
+        return list(parse_lines(whole.decode("utf-8", "replace")))
 
 
 class Claim:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slurm.lead import lead_seconds
+from slurm.lead import describe_lead
 from training.batching import (
     BudgetTooSmall,
     micro_overhead,
@@ -174,7 +174,6 @@ def make_plan(
         longest=longest,
         mean_length=float(lengths.mean()) if longest is not None and lengths is not None else None,
         lengths_from=source,
-        lead=f"stops to save {lead_seconds(None, None, 60 * cluster.time_minutes):.0f} s ahead, "
-        "once steps are measured as long as two of them and two saves take, and 15 s",
+        lead=describe_lead(60 * cluster.time_minutes),
         notes=tuple(notes),
     )

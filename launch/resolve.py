@@ -102,6 +102,17 @@ def compose(request: Request) -> tuple[RunConfig, dict[str, str], str | None]:
     if site is not None:
         draft.preset(site)
         profile = site.runs
+    put_typed(draft, request)
+    put_data(draft, request)
+    return draft.build(), draft.origins, profile
+
+
+def put_typed(draft: Draft, request: Request) -> None:
+    """Set what was typed key by key: flags, files, options of sbatch, then `--set`.
+
+    Raises:
+        UsageError: a key or value is wrong, or a file is not there.
+    """
     for override in request.flags:
         draft.put(override.key, override.value, override.origin, override.origin)
     put_files(draft, request)
@@ -109,8 +120,6 @@ def compose(request: Request) -> tuple[RunConfig, dict[str, str], str | None]:
         draft.put(f"cluster.sbatch.{key}", value, "--sbatch")
     for override in request.sets:
         draft.put(override.key, override.value, override.origin, f"--set {override.key}")
-    put_data(draft, request)
-    return draft.build(), draft.origins, profile
 
 
 def put_files(draft: Draft, request: Request) -> None:

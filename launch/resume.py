@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from training.checkpoints import FORMAT as CHECKPOINT_FORMAT
-from training.checkpoints import MANIFEST, complete, last_step
+from training.checkpoints import complete, format_of, is_newer, last_step
 from training.config import RunConfig, UsageError, load_config
 from training.config.cluster import ClusterConfig
-from training.config.schema import field_types, get_dotted, leaves, to_plain
+from training.config.schema import field_types, leaves
 from training.rundir import RunDir, read_json, write_atomic
 
 from . import checks, presets
-from .existing import FETCHED
+from .existing import differences
 from .flags import Request
 from .manifest import RUN_FORMAT
-from .resolve import Draft, fill, put_data, put_files
+from .resolve import Draft, fill, put_data, put_typed
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -141,12 +141,11 @@ def check_checkpoints(run: RunDir) -> int | None:
         UsageError: its newest checkpoint was written by a newer glueline.
     """
     for folder in complete(run)[:1]:
-        layout = (read_json(folder / MANIFEST) or {}).get("format", 0)
-        if layout > CHECKPOINT_FORMAT:
+        if is_newer(folder):
             raise UsageError(
                 f"run {run.run_id} was trained by a newer glueline: its checkpoint {folder.name} "
-                f"has format {layout}, this one reads {CHECKPOINT_FORMAT}: continue it with that "
-                "one"
+                f"has format {format_of(folder)}, this one reads {CHECKPOINT_FORMAT}: continue it "
+                "with that one"
             )
     return last_step(run)
 
@@ -174,13 +173,7 @@ def apply(request: Request, config: RunConfig) -> tuple[RunConfig, dict[str, str
         if site.values.get("cluster.profile") != config.cluster.profile:
             _leave_site(draft, site.origin)
         _put(draft, site, "cluster.")
-    for override in request.flags:
-        draft.put(override.key, override.value, override.origin, override.origin)
-    put_files(draft, request)
-    for key, value in request.sbatch.items():
-        draft.put(f"cluster.sbatch.{key}", value, "--sbatch")
-    for override in request.sets:
-        draft.put(override.key, override.value, override.origin, f"--set {override.key}")
+    put_typed(draft, request)
     if request.data is not None:
         put_data(draft, request)
     if request.given("engine.zero") and draft.values["engine.zero"] is None:
@@ -222,19 +215,6 @@ def refuse_another_experiment(
         f"run {run.run_id} would be another experiment: {shown}: leave that out, or submit a new "
         "run without --resume"
     )
-
-
-def differences(old: RunConfig, new: RunConfig) -> dict[str, list[Any]]:
-    """Return old and new value, ready for JSON, of every key that differs.
-
-    Where weights and rows were fetched to does not count.
-    """
-    found = {}
-    for key in leaves(RunConfig):
-        before, after = to_plain(get_dotted(old, key)), to_plain(get_dotted(new, key))
-        if before != after and not (key in FETCHED and after is None):
-            found[key] = [before, after]
-    return found
 
 
 def decide_again(

@@ -13,6 +13,7 @@ from training.rundir import (
     RunDir,
     Snapshot,
     State,
+    earliest_cause,
     first_cause,
     last_attempt,
     read_json,
@@ -161,8 +162,7 @@ def attempt_end(run: RunDir, files: Snapshot, number: int) -> str:
     if not nodes:
         text = "ended before the node agent wrote anything"
     elif "failed" in ends:
-        alone = replace(files, jobs=[], nodes={number: nodes})
-        cause = first_cause(alone)
+        cause = earliest_cause(nodes, number)
         text = f"failed: {cause_text(cause)}" if cause else "failed: it left no cause"
     elif "interrupted" in ends:
         signals = sorted({str(node["signal"]) for node in nodes if node.get("signal")})

@@ -12,23 +12,48 @@ import signal
 import sys
 import traceback
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from slurm import scontrol
 from slurm.allocation import expand_hosts, read_allocation
+from slurm.policy import Means, Verdict
 from slurm.scontrol import Refused, Silent, say
 from slurm.verdicts import (
     asked_to_end,
     judge,
     may_requeue,
     means_of,
-    node_records,
     resume_line,
     write_verdict,
 )
 from training.config import RunConfig, UsageError, load_config
-from training.rundir import RunDir, read_json
+from training.rundir import RunDir, node_records, read_json
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """The failed attempt that a job ended with."""
+
+    run: RunDir
+    config: RunConfig
+    job: str
+    attempt: int
+    nodes: list[dict[str, Any]]
+    """The records that its agents left."""
+    hosts: tuple[str, ...]
+    """All hosts of the job."""
+
+    def judge(self, means: Means, **more: Any) -> Verdict:
+        """Return what follows it; `more` goes to `slurm.verdicts.judge`."""
+        procs = self.config.cluster.procs_per_node or 1
+        return judge(
+            self.run, self.attempt, self.nodes, means, procs=procs, hosts=self.hosts, **more
+        )
+
+    def write(self, verdict: Verdict) -> None:
+        """Write what follows it."""
+        write_verdict(self.run, self.attempt, verdict)
 
 
 def afterword(run: RunDir, environ: Mapping[str, str]) -> str:
@@ -56,80 +81,65 @@ def afterword(run: RunDir, environ: Mapping[str, str]) -> str:
     ends = {n.get("end") for n in nodes}
     if "failed" not in ends and all(n.get("ended") for n in nodes) and len(nodes) == len(hosts):
         return f"the ranks were {' and '.join(sorted(map(str, ends)))}: nothing failed"
-    config = load_config(run.config)
-    if not may_requeue(config, environ):
-        return _chain(run, config, job, attempt, nodes, hosts)
+    failure = _Failure(run, load_config(run.config), job, attempt, nodes, hosts)
+    if not may_requeue(failure.config, environ):
+        return _chain(failure)
     fields = scontrol.patiently(lambda: scontrol.show_job(job))
     state = fields.get("JobState", "unknown")
     if state != "RUNNING" or int(fields.get("Restarts", restarts)) != restarts:
         return f"the job is {state} by now: Slurm, or a person, decided"
-    return _queue(run, config, job, restarts, attempt, nodes, hosts, fields)
+    return _queue(failure, restarts, fields)
 
 
-def _chain(
-    run: RunDir,
-    config: RunConfig,
-    job: str,
-    attempt: int,
-    nodes: list[dict[str, Any]],
-    hosts: tuple[str, ...],
-) -> str:
+def _chain(failure: _Failure) -> str:
     """Write the verdict for the job that waits behind this one, if there is one."""
-    jobs = (read_json(run.jobs) or {}).get("jobs", [])
-    behind = any(str(entry.get("after")) == job for entry in jobs)
-    means = means_of(run, config, can_requeue=behind)
-    verdict = judge(run, attempt, nodes, means, procs=_procs(config), hosts=hosts)
-    write_verdict(run, attempt, verdict)
+    jobs = (read_json(failure.run.jobs) or {}).get("jobs", [])
+    behind = any(str(entry.get("after")) == failure.job for entry in jobs)
+    verdict = failure.judge(means_of(failure.run, failure.config, can_requeue=behind))
+    failure.write(verdict)
     return verdict.why + ("; the next job goes on" if verdict.action == "requeue" else "")
 
 
-def _queue(
-    run: RunDir,
-    config: RunConfig,
-    job: str,
-    restarts: int,
-    attempt: int,
-    nodes: list[dict[str, Any]],
-    hosts: tuple[str, ...],
-    fields: Mapping[str, str],
-) -> str:
-    """Write the verdict and put the job back into the queue if it says so."""
+def _queue(failure: _Failure, restarts: int, fields: Mapping[str, str]) -> str:
+    """Write the verdict and put the job back into the queue if it says so.
+
+    Args:
+        failure: the failure.
+        restarts: how often the job was queued again.
+        fields: what Slurm says of it.
+    """
+    cluster = failure.config.cluster
     try:
         usable = scontrol.usable_hosts(fields.get("Partition", ""))
     except (Refused, Silent):
         usable = set()  # not known: no host is excluded
     old = fields.get("ExcNodeList")
     means = means_of(
-        run,
-        config,
-        can_requeue=restarts < config.cluster.max_requeues,
+        failure.run,
+        failure.config,
+        can_requeue=restarts < cluster.max_requeues,
         can_exclude=True,
     )
-    verdict = judge(
-        run,
-        attempt,
-        nodes,
+    verdict = failure.judge(
         means,
-        procs=_procs(config),
-        hosts=hosts,
-        needed=config.cluster.min_nodes or config.cluster.nodes,
+        needed=cluster.min_nodes or cluster.nodes,
         usable=usable - set(expand_hosts(old or "")),
     )
     # Before the requeue: the next attempt reads it.
-    write_verdict(run, attempt, verdict)
+    failure.write(verdict)
     if verdict.action != "requeue":
         return verdict.why
     try:
-        scontrol.requeue(job)
+        scontrol.requeue(failure.job)
     except (Refused, Silent) as error:
         why = f"{verdict.why}, but Slurm does not queue it again: {error}; to go on, "
-        why += resume_line(run)
-        write_verdict(run, attempt, replace(verdict, action="stop", why=why))
+        why += resume_line(failure.run)
+        failure.write(replace(verdict, action="stop", why=why))
         return why
     if verdict.exclude:
         try:
             # Possible only now: Slurm refuses it for a running job.
-            scontrol.exclude_hosts(job, list(verdict.exclude), old)
+            scontrol.exclude_hosts(failure.job, list(verdict.exclude), old)
         except (Refused, Silent) as error:
             say(f"the job may come back to {', '.join(verdict.exclude)}: {error}")
     return f"queued again: {verdict.why}"
@@ -147,10 +157,6 @@ def _last_attempt(run: RunDir, job: str, restarts: int) -> tuple[int, list[dict[
         if nodes:
             return (number, nodes) if nodes[0].get("restarts", restarts) == restarts else None
     return None
-
-
-def _procs(config: RunConfig) -> int:
-    return config.cluster.procs_per_node or 1
 
 
 def main() -> int:

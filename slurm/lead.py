@@ -27,3 +27,15 @@ def lead_seconds(
         lead = 2 * ((step_seconds or 0.0) + (save_seconds or 0.0)) + MARGIN_SECONDS
     lead = max(LEAST_SECONDS, lead)
     return lead if limit_seconds is None else min(lead, limit_seconds / 2)
+
+
+def describe_lead(limit_seconds: float | None) -> str:
+    """Return `lead_seconds` in words, as a plan says it before anything is measured.
+
+    Args:
+        limit_seconds: the job's time limit, None without one.
+    """
+    return (
+        f"stops to save {lead_seconds(None, None, limit_seconds):.0f} s ahead, once steps are "
+        f"measured as long as two of them and two saves take, and {MARGIN_SECONDS:.0f} s"
+    )

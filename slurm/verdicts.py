@@ -13,7 +13,7 @@ from typing import Any
 from slurm.policy import LOST, Means, Verdict, blamed_hosts, decide
 from training.checkpoints import last_step
 from training.config import RunConfig
-from training.rundir import RunDir, Snapshot, first_cause, read_json, write_json
+from training.rundir import RunDir, earliest_cause, node_records, read_json, write_json
 
 REQUEUE = "GLUELINE_REQUEUE"
 """Variable of the batch script: yes or no, what launch made of `cluster.requeue=auto`."""
@@ -71,12 +71,6 @@ def refused_to_go_on(run: RunDir, job_id: str, first_attempt: int) -> str | None
     return str(verdict.get("why")) if verdict.get("action") == "stop" else None
 
 
-def node_records(run: RunDir, attempt: int) -> list[dict[str, Any]]:
-    """Return `node-<k>.json` of an attempt, in the order of k."""
-    found = [read_json(path) for path in run.attempt(attempt).glob("node-*.json")]
-    return sorted((v for v in found if isinstance(v, dict)), key=lambda v: v.get("node", 0))
-
-
 def resume_line(run: RunDir) -> str:
     """Return what a person types to have a run go on."""
     words = ["glueline", "submit", "--resume", run.run_id, "--runs", str(run.path.parent)]
@@ -104,8 +98,7 @@ def cause_of(
         nodes: its `node-<k>.json`.
         hosts: all hosts of the job, in the order of their numbers.
     """
-    files = Snapshot("", [], {}, {attempt: [dict(n) for n in nodes]}, False, True)
-    cause = first_cause(files)
+    cause = earliest_cause(nodes, attempt)
     if cause is not None and not cause.get("secondary"):
         return cause
     told = {n.get("node"): n for n in nodes}

@@ -40,7 +40,11 @@ def missing(marker: str) -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what this machine cannot run; where CI is set nothing is skipped, so it fails."""
+    """Skip what this machine cannot run; where CI is set nothing is skipped, so it fails.
+
+    Tests on Slurm come first: they are long, and mostly wait while another file computes.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("slurm") is None)
     if os.environ.get("CI"):
         return
     for marker in ("slurm", "minilm"):

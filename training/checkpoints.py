@@ -70,6 +70,16 @@ def last_step(run: RunDir) -> int | None:
     return step_of(found[0]) if found else None
 
 
+def format_of(folder: Path) -> int | None:
+    """Return the version of a checkpoint's layout; None where its manifest does not say."""
+    return _version(read_json(folder / MANIFEST))
+
+
+def is_newer(folder: Path) -> bool:
+    """Return whether a newer glueline wrote a checkpoint, by its manifest."""
+    return (format_of(folder) or 0) > FORMAT
+
+
 def damage(folder: Path, part: int = 0, parts: int = 1) -> str | None:
     """Return what is wrong with a checkpoint's files, None if they are what was written.
 
@@ -81,8 +91,8 @@ def damage(folder: Path, part: int = 0, parts: int = 1) -> str | None:
     manifest = read_json(folder / MANIFEST)
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         return f"{folder.name}: no manifest"
-    version, files = manifest.get("format"), manifest["files"]
-    if not isinstance(version, int) or not all(_is_entry(entry) for entry in files.values()):
+    version, files = _version(manifest), manifest["files"]
+    if version is None or not all(_is_entry(entry) for entry in files.values()):
         return f"{folder.name}/{MANIFEST}: its content was altered"
     if version > FORMAT:
         return f"{folder.name}: written by a newer glueline (format {version})"
@@ -98,6 +108,11 @@ def damage(folder: Path, part: int = 0, parts: int = 1) -> str | None:
         except OSError as error:
             return f"{folder.name}/{name}: {error.strerror}"
     return None
+
+
+def _version(manifest: object) -> int | None:
+    version = manifest.get("format") if isinstance(manifest, dict) else None
+    return version if isinstance(version, int) else None
 
 
 def _is_entry(entry: object) -> bool:

@@ -13,7 +13,7 @@ from torch import nn
 
 from .batching import cut_step, micro_overhead
 from .distributed import World
-from .memory import OutOfMemory, is_out_of_memory
+from .memory import MemoryGuard, OutOfMemory
 from .tokens import TokenSplit, collate
 
 POLL_EVERY = 4
@@ -106,36 +106,28 @@ def _forward(
     logits: list[torch.Tensor] = []
     was_training = module.training
     module.eval()
-    failed = False
-    answers: list[NDArray[np.float32]] = []
+    guard = MemoryGuard(world, active=True)
+
+    def forward(own: NDArray[Any]) -> torch.Tensor:
+        return module(**to_tensors(collate(split, own), device)).logits
+
     try:
         with torch.inference_mode(), autocast or contextlib.nullcontext():
             for slot, wanted in enumerate(cut.micro[world.rank]):
                 if poll is not None and slot % POLL_EVERY == POLL_EVERY - 1 and poll():
                     raise EvaluationAbandoned
-                if failed:
-                    continue  # the others go on, and want to meet this rank in `poll`
-                try:
-                    batch = collate(split, wanted if len(wanted) else shortest)
-                    answer = module(**to_tensors(batch, device)).logits
-                except Exception as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    failed = True
-                    if meets_in_forward:
-                        break
-                    continue
-                if len(wanted):
+                own = wanted if len(wanted) else shortest
+                # After a failure the others go on, and want to meet this rank in `poll`.
+                answer = guard.alone(lambda own=own: forward(own))
+                if answer is None and meets_in_forward:
+                    break
+                if answer is not None and len(wanted):
                     ids.append(wanted)
                     logits.append(answer)
             # Fetched at the end: a GPU need not be waited for in between.
-            answers = [answer.float().cpu().numpy() for answer in logits]
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        failed = True
+            answers = guard.alone(lambda: [answer.float().cpu().numpy() for answer in logits])
     finally:
         module.train(was_training)
-    if failed:
+    if answers is None:
         return None
     return np.concatenate(ids), np.concatenate([np.empty((0, outputs), np.float32), *answers])

@@ -51,6 +51,41 @@ def load_best(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
+class BestWeights:
+    """The best weights: in memory until they are on the disk. Rank 0 only."""
+
+    def __init__(self, run: RunDir) -> None:
+        self._run = run
+        self._held: tuple[int, dict[str, torch.Tensor]] | None = None
+        """Their step and themselves, while they are not on the disk."""
+
+    def hold(self, step: int, weights: dict[str, torch.Tensor]) -> None:
+        """Take the weights after `step` optimizer steps for the best ones."""
+        self._held = (step, weights)
+
+    def write(self) -> None:
+        """Put them on the disk, if they are not there yet.
+
+        A full disk does not cost them: they stay in memory until there is room.
+
+        Raises:
+            OSError: the disk is full or broken.
+        """
+        if self._held is not None:
+            save_best(self._run, *self._held)
+            self._held = None
+
+    def load(self, step: int) -> dict[str, torch.Tensor]:
+        """Return them; `step` is theirs.
+
+        Raises:
+            RuntimeError: those on the disk are damaged.
+        """
+        if self._held is not None:
+            return self._held[1]
+        return load_best(checkpoints.best_folder(self._run, step))
+
+
 def export_model(
     run: RunDir, config: Any, weights: dict[str, torch.Tensor], tokenizer: Any
 ) -> None:

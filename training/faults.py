@@ -8,6 +8,10 @@ import time
 from dataclasses import dataclass
 from typing import Literal, cast
 
+import torch
+
+from .config import RunConfig
+from .distributed import World
 from .rundir import RunDir, write_json
 
 Kind = Literal["raise", "kill", "hang", "nan", "stop", "oom", "slow"]
@@ -58,3 +62,43 @@ def strike(fault: Fault, run: RunDir, attempt: int, rank: int) -> None:
     if fault.kind == "hang":
         while True:
             time.sleep(60)
+
+
+class Rehearsal:
+    """The fault of `train.fault`, where the run has one and has not met it yet."""
+
+    def __init__(self, config: RunConfig, run: RunDir, attempt: int, world: World) -> None:
+        self._run, self._attempt, self._world = run, attempt, world
+        self._budget = int(config.batch.micro_tokens)
+        self._fault = parse_fault(config.train.fault) if config.train.fault else None
+        if self._fault is not None and self._fault.kind != "oom" and spent(run):
+            self._fault = None
+
+    def due(self, step: int) -> bool:
+        """Return whether some rank meets a fault in this step; the same on every rank."""
+        return self._fault is not None and self._fault.step == step
+
+    def meets(self, step: int, kind: Kind) -> bool:
+        """Return whether a fault of this kind meets this rank in this step."""
+        fault = self._fault
+        if fault is None or fault.kind != kind or fault.step != step:
+            return False
+        return fault.rank(self._world.size) == self._world.rank
+
+    def strike(self, step: int) -> None:
+        """Do what the fault says, if it meets this rank before this step.
+
+        Raises:
+            RuntimeError: of the kind `raise`.
+        """
+        fault = self._fault
+        if fault is not None and fault.kind != "oom" and self.meets(step, fault.kind):
+            strike(fault, self._run, self._attempt, self._world.rank)
+
+    def run_out_of_memory(self, step: int, budget: int) -> None:
+        """Raise `torch.OutOfMemoryError` if the fault says so of micro-batches of this budget."""
+        fault = self._fault
+        if fault is None or not self.meets(step, "oom"):
+            return
+        if budget >= (fault.number or self._budget):
+            raise torch.OutOfMemoryError(f"pretended at step {step} (train.fault)")

@@ -2,95 +2,39 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
-from .batching import (
-    BudgetTooSmall,
-    epoch_order,
-    micro_overhead,
-    step_ids,
-    steps_in_epoch,
-    total_steps,
-)
-from .checkpoints import best_folder
+from .accumulate import Accumulator, seed_micro_batch, summed_loss
+from .batching import BudgetTooSmall, micro_overhead, steps_in_epoch, total_steps
 from .config import RunConfig, UsageError
 from .distributed import Agreement, World
 from .engine import Engine
 from .evaluate import EvaluationAbandoned, predict_split
-from .export import load_best, save_best
-from .faults import parse_fault, spent, strike
-from .feed import Feed, FeedSettings, MicroBatch, Shapes, StepPlan
-from .kernels import seed_masks
+from .export import BestWeights
+from .faults import Rehearsal
+from .feed import Feed, FeedSettings, Shapes, StepPlan
+from .keeping import SaveTimes, describe_place
 from .memory import MemoryGuard, Proven, StepAbandoned
 from .meters import Costs, Meters, memory_bytes
 from .metrics import better, compute_metrics
-from .restore import Checkpoint
-from .rundir import RunDir, read_json, write_json
+from .progress import Progress, ProgressFile, Requests
+from .restore import Checkpoint, check_steps
+from .rundir import RunDir
 from .saver import Saver, disk_problem
 from .schedule import learning_rate
 from .tokens import TokenData, TokenSplit
 from .tracking import RunLog
 from .watchdog import Watchdog
 
-PROGRESS_SECONDS = 2.0
-"""How often progress.json is written, at most."""
-SAVE_SECONDS = 300.0
-"""How often `--save-every auto` writes a checkpoint, at most."""
-SAVE_SHARE = 0.01
-"""Which share of the time `--save-every auto` may stand still for it."""
-
-
-@dataclass
-class Progress:
-    """Where the run is, and what it found so far; the same on every rank."""
-
-    step: int = 0
-    total: int = 0
-    epoch: float = 0.0
-    examples: int = 0
-    best_value: float | None = None
-    best_step: int | None = None
-    stale: int = 0
-    """Evaluations since the best one."""
-    interrupted: bool = False
-    stopped_early: bool = False
-    unevaluated: bool = False
-    """Whether the evaluation after this step is still to be made."""
-    slots: int = 0
-    """Micro-batches a rank, over all steps."""
-    slots_most: int = 0
-    """Most micro-batches a rank of a step."""
-
-
-def seed_micro_batch(seed: int, step: int, rank: int, slot: int) -> None:
-    """Seed dropout by its place, so that masks repeat on the same shape."""
-    place = [seed, step, rank, slot]
-    state = np.random.SeedSequence(place).generate_state(1, np.uint64)
-    torch.manual_seed(int(state[0] >> np.uint64(1)))
-    seed_masks(place)
-
-
-def summed_loss(logits: torch.Tensor, labels: torch.Tensor, regression: bool) -> torch.Tensor:
-    """Return the sum of the losses of a micro-batch, in fp32: a scalar.
-
-    Args:
-        logits: [b, classes], or [b, 1] of a regression.
-        labels: [b].
-        regression: squared error instead of cross entropy.
-    """
-    if regression:
-        return functional.mse_loss(logits.squeeze(-1), labels.float(), reduction="sum")
-    return functional.cross_entropy(logits, labels, reduction="sum")
+__all__ = ["Loop", "Progress", "seed_micro_batch", "summed_loss"]
 
 
 def shapes(config: RunConfig, data: TokenData) -> Shapes:
@@ -116,32 +60,31 @@ class Loop:
         costs: Costs,
         stop_raised: Callable[[], bool],
         budget: int | None = None,
+        started: float | None = None,
+        tracker: dict[str, Any] | None = None,
     ) -> None:
         """Prepare to train from step 0; `restore` goes on from a checkpoint instead.
 
         `budget` is the most tokens of a micro-batch where an earlier attempt found the
-        configuration's too large.
+        configuration's too large; `started` is when the attempt began, in epoch seconds, if not
+        now; `tracker` says what mirrors the log, for who looks at the run.
         """
-        self.config, self.run, self.attempt = config, run, attempt
+        self.config = config
         self.world, self.engine, self.data, self.log = world, engine, data, log
         self.stop_raised = stop_raised
         assert config.task.train is not None
         self.train: TokenSplit = data.splits[config.task.train]
-        self.regression = config.task.problem == "regression"
-        self.budget = self._first_budget = int(config.batch.micro_tokens)
+        self.budget = int(config.batch.micro_tokens)
         if budget is not None:
             self.budget = max(min(self.budget, budget), int(self.train.lengths.max()))
         self._proven = Proven()
-        self._fault = parse_fault(config.train.fault) if config.train.fault else None
-        if self._fault is not None and self._fault.kind != "oom" and spent(run):
-            self._fault = None
+        self._rehearsal = Rehearsal(config, run, attempt, world)
         self._agreement = Agreement(world, flags=3)
-        self._poll = Agreement(world)
         self.saver = Saver(run, world, engine)
-        self._saved_at = time.monotonic()
-        self._asked_checkpoint: Any = None
-        self._best: tuple[int, dict[str, torch.Tensor]] | None = None
-        """Step and weights of the best ones, while they are not on the disk."""
+        self._best = BestWeights(run)
+        self._requests = Requests(run, world)
+        self._save_times = SaveTimes(config, self.saver, self._requests)
+        self._file = ProgressFile(run, attempt, world, config.task.primary_metric, tracker)
         self._recent: deque[float] = deque(maxlen=20)
         self._watchdog = Watchdog(run, attempt, world, config.engine.hang_timeout)
         self.meters = Meters(costs, engine.communication)
@@ -168,14 +111,18 @@ class Loop:
             self.progress.total,
         )
         self.feed.waited = self.meters.waited
+        self._accumulator = Accumulator(
+            config,
+            world,
+            engine,
+            self.feed,
+            rehearsal=self._rehearsal,
+            watchdog=self._watchdog,
+        )
         self._loss = torch.zeros((), dtype=torch.float32, device=engine.device)
         self._steps_since_log = 0
-        self._written = self._looked = 0.0
-        self._requested: dict[str, Any] = {}
-        self.started, self.earlier_seconds = time.time(), 0.0
+        self._started, self._earlier_seconds = started or time.time(), 0.0
         self._last: dict[str, Any] = {}
-        self.tracker: dict[str, Any] | None = None
-        """Which tracker mirrors the log, for who looks at the run."""
 
     def restore(self, checkpoint: Checkpoint, weights: str, optimizer: str) -> None:
         """Go on from a checkpoint whose numbers the engine already has.
@@ -188,15 +135,9 @@ class Loop:
         Raises:
             UsageError: the checkpoint is of a run with another number of steps.
         """
+        check_steps(checkpoint, self.progress.total)
         state, world = checkpoint.state, self.world
-        total = self.progress.total
         self.progress = Progress(**state["progress"])
-        if self.progress.total != total:
-            raise UsageError(
-                f"{checkpoint.folder} is of a run of {self.progress.total} steps, this one has "
-                f"{total}: its rows or its length were changed"
-            )
-        self.progress.interrupted = False
         self.budget = min(self.budget, max(state["budget"], int(self.train.lengths.max())))
         losses = state["losses"]
         same = len(losses) == world.size
@@ -204,9 +145,11 @@ class Loop:
         self._loss.fill_(own)
         self._steps_since_log = state["steps_since_log"]
         self._last = state["last"]
-        self.earlier_seconds = state["seconds"]
+        self._earlier_seconds = state["seconds"]
         self.meters.restore(state["meters"])
-        self._event("resumed", from_world_size=len(losses), **self._place(weights, optimizer))
+        self._tell_place(
+            "resumed", self.progress.step, weights, optimizer, from_world_size=len(losses)
+        )
 
     def fit(self) -> Progress:
         """Train to the end, to an early stop, or to an interruption at a step boundary.
@@ -242,7 +185,7 @@ class Loop:
                 if progress.unevaluated and not stop:
                     stop = self._evaluate()
                 self._write_progress("training")
-                if not stop and (save or self._save_due()):
+                if not stop and (save or self._save_times.due(progress.step)):
                     self._begin_save()
                 began = time.perf_counter()
         finally:
@@ -274,23 +217,6 @@ class Loop:
         self.saver.close()
         self._watchdog.close()
 
-    def _save_due(self) -> bool:
-        every = self.config.train.save_every
-        return every != "auto" and self.progress.step % every == 0
-
-    def _save_wanted(self) -> bool:
-        """Return whether rank 0 wants a checkpoint: it is time, or a person asks for one."""
-        if not self.world.is_main or self.saver.open:
-            return False
-        asked = self._request().get("checkpoint")
-        if asked is not None and asked != self._asked_checkpoint:
-            self._asked_checkpoint = asked
-            return True
-        if self.config.train.save_every != "auto":
-            return False
-        interval = max(SAVE_SECONDS, self.saver.pause / SAVE_SHARE)
-        return time.monotonic() - self._saved_at >= interval
-
     def _begin_save(self) -> None:
         if self.saver.open:
             self._commit()
@@ -305,12 +231,11 @@ class Loop:
                 "steps_since_log": self._steps_since_log,
                 "last": self._last,
                 "meters": self.meters.state(),
-                "world_size": self.world.size,
                 "seconds": self.seconds(),
             }
             best = self.progress.best_step
-            self.saver.begin(self.progress.step, state, best, self._write_best)
-        self._saved_at = time.monotonic()
+            self.saver.begin(self.progress.step, state, best, self._best.write)
+        self._save_times.saved()
         self._watchdog.beat("a checkpoint")
 
     def _commit(self) -> None:
@@ -320,23 +245,24 @@ class Loop:
             print(f"checkpoint step-{saved.step} could not be written: {saved.error}", flush=True)
             self._event("save_failed", reason=saved.error)
             return
-        self._event("saved", **self._place(saved.weights, saved.optimizer, saved.step))
+        self._tell_place("saved", saved.step, saved.weights, saved.optimizer)
 
-    def _place(self, weights: str, optimizer: str, step: int | None = None) -> dict[str, Any]:
-        """Return where the run is, in a form that shows whether anything was lost."""
-        config, at = self.config, self.progress.step if step is None else step
-        batch = config.batch.global_batch
-        epoch, place = divmod(at, steps_in_epoch(len(self.train), batch))
-        ids = step_ids(epoch_order(len(self.train), config.train.seed, epoch), place, batch)
-        return {
-            "step": at,
-            "next_ids": hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()[:16],
-            "lr": learning_rate(config.optim, at, self.progress.total),
-            "optimizer": optimizer,
-            "weights": weights,
-            "world_size": self.world.size,
-            "micro_tokens": self.budget,
-        }
+    def _tell_place(
+        self, event: str, step: int, weights: str, optimizer: str, **values: Any
+    ) -> None:
+        """Log where the run is, in a form that shows whether anything was lost."""
+        if self.log is None:
+            return  # an epoch's order takes a while to make
+        self._event(
+            event,
+            step,
+            **describe_place(self.config, len(self.train), step, self.progress.total),
+            optimizer=optimizer,
+            weights=weights,
+            world_size=self.world.size,
+            micro_tokens=self.budget,
+            **values,
+        )
 
     def _event(self, event: str, step: int | None = None, **values: Any) -> None:
         if self.log is not None:
@@ -350,18 +276,19 @@ class Loop:
                 plan = self.feed.next_step()
             except BudgetTooSmall as error:
                 raise UsageError(str(error)) from None
-            self._strike(plan)
-            pretended = self._fault is not None and self._fault.step == plan.step
+            self._rehearsal.strike(plan.step)
             unproven = not self._proven.holds(plan.cost)
-            guard = MemoryGuard(self.world, active=unproven or pretended)
+            guard = MemoryGuard(self.world, active=unproven or self._rehearsal.due(plan.step))
             try:
-                loss = self._accumulate(plan, guard)
+                loss = self._accumulator.add_up(plan, guard)
                 break
             except StepAbandoned:
                 pass  # until here the exception's frames keep the step's activations alive
             self._halve_budget(plan)
         self._agreement.start(
-            self.stop_raised() or self._asked_to_stop(), self._save_wanted(), self.saver.writing
+            self.stop_raised() or self._requests.stop(),
+            self.world.is_main and self._save_times.wanted(),
+            self.saver.writing,
         )
         norm = self.engine.step(lr)
         self._proven.add(plan.cost)
@@ -371,68 +298,6 @@ class Loop:
         self.progress.examples += plan.cut.examples
         self.meters.step(plan)
         return norm
-
-    def _accumulate(self, plan: StepPlan, guard: MemoryGuard) -> torch.Tensor:
-        """Add up the gradients of a step; return this rank's share of its loss, a scalar.
-
-        Raises:
-            StepAbandoned: memory ran out on some rank; all ranks raise it.
-        """
-        world, engine = self.world, self.engine
-        total = torch.zeros((), dtype=torch.float32, device=engine.device)
-        micro_batches = self.feed.micro_batches(plan)
-        with engine.accumulation():
-            for slot in range(plan.cut.slots):
-                last = slot == plan.cut.slots - 1
-                self._watchdog.beat(f"micro-batch {slot} of step {plan.step}")
-                forward = guard.together if engine.meets_in_forward else guard.alone
-                meets = last or engine.meets_in_every_backward
-                backward = guard.together if meets else guard.alone
-                micro = guard.alone(lambda: next(micro_batches))
-                seed_micro_batch(self.config.train.seed, plan.step, world.rank, slot)
-                with engine.micro_step(last):
-                    if engine.meets_in_forward:
-                        guard.alone(lambda last=last: self._pretend_fault(plan, last))
-                    loss = forward(lambda micro=micro: self._loss_of(micro, plan))
-                    if not engine.meets_in_forward:
-                        guard.alone(lambda last=last: self._pretend_fault(plan, last))
-                    backward(lambda loss=loss, last=last: self._backward(loss, last))
-                if loss is not None:
-                    total += loss.detach()
-        return total
-
-    def _loss_of(self, micro: MicroBatch | None, plan: StepPlan) -> torch.Tensor:
-        assert micro is not None, "a rank without a micro-batch does not get here"
-        logits = self.engine.forward(micro.inputs)[: micro.rows]
-        loss = summed_loss(logits, micro.labels, self.regression)
-        if self._met(plan.step, "nan"):
-            loss = loss * float("nan")
-        return loss * (micro.weight / plan.cut.examples)
-
-    def _backward(self, loss: torch.Tensor | None, last: bool) -> None:
-        assert loss is not None, "a rank without a loss does not get here"
-        # DDP and DeepSpeed average over ranks; the sum is wanted.
-        self.engine.backward(loss * self.world.size, last)
-
-    def _pretend_fault(self, plan: StepPlan, last: bool) -> None:
-        """Run out of memory where `train.fault` says so: on the last rank, late in a step."""
-        if not last or not self._met(plan.step, "oom"):
-            return
-        assert self._fault is not None
-        if plan.budget >= (self._fault.number or self._first_budget):
-            raise torch.OutOfMemoryError(f"pretended at step {plan.step} (train.fault)")
-
-    def _met(self, step: int, kind: str) -> bool:
-        """Return whether a fault of this kind meets this rank in this step."""
-        fault = self._fault
-        if fault is None or fault.kind != kind or fault.step != step:
-            return False
-        return fault.rank(self.world.size) == self.world.rank
-
-    def _strike(self, plan: StepPlan) -> None:
-        fault = self._fault
-        if fault is not None and fault.kind != "oom" and self._met(plan.step, fault.kind):
-            strike(fault, self.run, self.attempt, self.world.rank)
 
     def _halve_budget(self, plan: StepPlan) -> None:
         """Begin the step of a plan anew with half the budget."""
@@ -512,8 +377,8 @@ class Loop:
                 with self.meters.apart("checkpoint"):
                     weights = self.engine.state_dict()
                     if self.world.is_main:
-                        self._best = (progress.step, weights)
-                        problem = disk_problem(self._write_best)
+                        self._best.hold(progress.step, weights)
+                        problem = disk_problem(self._best.write)
                         if problem is not None:
                             self._event("save_failed", reason=f"best weights: {problem}")
         else:
@@ -521,28 +386,14 @@ class Loop:
         if config.train.patience and progress.stale >= config.train.patience:
             progress.stopped_early = progress.step < progress.total
 
-    def _write_best(self) -> None:
-        """Put the best weights on the disk, if they are not there yet. Rank 0 only.
-
-        A full disk does not cost them: they stay in memory until there is room.
-
-        Raises:
-            OSError: the disk is full or broken.
-        """
-        if self._best is not None:
-            save_best(self.run, *self._best)
-            self._best = None
-
     def best_weights(self) -> dict[str, torch.Tensor]:
         """Return the best weights. Rank 0 only.
 
         Raises:
             RuntimeError: those on the disk are damaged.
         """
-        if self._best is not None:
-            return self._best[1]
         assert self.progress.best_step is not None
-        return load_best(best_folder(self.run, self.progress.best_step))
+        return self._best.load(self.progress.best_step)
 
     def predict(
         self, module: torch.nn.Module, split: TokenSplit, autocast: Any = None
@@ -564,48 +415,17 @@ class Loop:
     def _polled(self) -> bool:
         """Return whether a rank was asked to stop; all ranks call it at the same places."""
         self._watchdog.beat("an evaluation")
-        self._poll.start(self.stop_raised() or self._asked_to_stop())
-        return self._poll.result()[0]
+        return self.world.any(self.stop_raised() or self._requests.stop())
 
     def seconds(self) -> float:
         """Return the seconds of this attempt and, as far as it goes on from them, earlier ones."""
-        return self.earlier_seconds + time.time() - self.started
-
-    def _asked_to_stop(self) -> bool:
-        """Return whether a person asked this run to stop (rank 0 looks every two seconds)."""
-        return self.world.is_main and bool(self._request().get("stop"))
-
-    def _request(self) -> dict[str, Any]:
-        """Return what a person asked of this run (looked at every two seconds)."""
-        if time.monotonic() - self._looked >= PROGRESS_SECONDS:
-            self._looked = time.monotonic()
-            self._requested = read_json(self.run.request) or {}
-        return self._requested
+        return self._earlier_seconds + time.time() - self._started
 
     def _write_progress(self, phase: str, force: bool = False) -> None:
-        now = time.monotonic()
-        if not self.world.is_main or (not force and now - self._written < PROGRESS_SECONDS):
-            return
-        self._written = now
-        progress = self.progress
-        write_json(
-            self.run.progress,
-            {
-                "phase": phase,
-                "attempt": self.attempt,
-                "step": progress.step,
-                "total_steps": progress.total,
-                "epoch": progress.epoch,
-                "time": time.time(),
-                "primary_metric": self.config.task.primary_metric,
-                "primary_value": progress.best_value,
-                "interrupted": progress.interrupted,
-                "checkpoint": self.saver.last,
-                "step_seconds": max(self._recent, default=None),
-                "save_seconds": self.saver.seconds or None,
-                "world_size": self.world.size,
-                "tracker": self.tracker,
-                **self._last,
-            },
-            durable=force,  # training does not wait for a disk every few seconds
-        )
+        more = {
+            "checkpoint": self.saver.last,
+            "step_seconds": max(self._recent, default=None),
+            "save_seconds": self.saver.seconds or None,
+            **self._last,
+        }
+        self._file.write(phase, self.progress, more, force)

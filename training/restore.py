@@ -32,6 +32,16 @@ class Checkpoint:
         return int(self.state["progress"]["step"])
 
 
+def check_steps(checkpoint: Checkpoint, total: int) -> None:
+    """Raise `UsageError` if a checkpoint is of a run of another number of steps than `total`."""
+    there = checkpoint.state["progress"]["total"]
+    if there != total:
+        raise UsageError(
+            f"{checkpoint.folder} is of a run of {there} steps, this one has {total}: its rows or "
+            "its length were changed"
+        )
+
+
 def find_checkpoint(run: RunDir, world: World) -> tuple[Checkpoint | None, list[str]]:
     """Return the newest checkpoint whose files are what was written, and what is wrong with newer.
 
@@ -41,18 +51,20 @@ def find_checkpoint(run: RunDir, world: World) -> tuple[Checkpoint | None, list[
         UsageError: the newest one was written by a newer glueline.
     """
     notices: list[str] = []
-    names = world.broadcast([p.name for p in checkpoints.complete(run)])
-    for name in names:
+    # Rank 0 says for all, so that they refuse, or go on, together.
+    found = [(p.name, checkpoints.is_newer(p)) for p in checkpoints.complete(run)]
+    for name, newer in world.broadcast(found):
         folder = run.checkpoints / name
-        found = world.gather_all(checkpoints.damage(folder, world.rank, world.size))
-        problem = next((text for text in found if text), None)
+        if newer:
+            raise UsageError(
+                f"{folder} was written by a newer glueline (format "
+                f"{checkpoints.format_of(folder)}): resume the run with that one"
+            )
+        damage = world.gather_all(checkpoints.damage(folder, world.rank, world.size))
+        problem = next((text for text in damage if text), None)
         state = read_json(folder / checkpoints.STATE)
         if problem is None and isinstance(state, dict):
-            if state.get("format", 0) > checkpoints.FORMAT:
-                raise UsageError(f"{folder} was written by a newer glueline: resume it with that")
             return Checkpoint(folder, state), notices
-        if problem and "newer glueline" in problem:
-            raise UsageError(f"{run.checkpoints}: {problem}: resume the run with that one")
         notices.append(problem or f"{name}: no {checkpoints.STATE}")
     return None, notices
 

@@ -13,7 +13,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -256,7 +256,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """
     kept: dict[tuple[str, int, str], dict[str, Any]] = {}
     events: list[dict[str, Any]] = []
-    for line in _lines(path):
+    for line in metric_lines(path):
         if line.get("kind") == "event":
             events.append(line)
             continue
@@ -270,11 +270,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     )
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError:
-        return
+def metric_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield every line of `metrics.jsonl` as it was written, those that were made again too."""
+    with contextlib.suppress(OSError):
+        yield from parse_lines(path.read_text(encoding="utf-8"))
+
+
+def parse_lines(text: str) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects of a text, one a line; what a crash cut off is left out."""
     for line in text.splitlines():
         try:
             value = json.loads(line)
@@ -299,12 +302,15 @@ class Snapshot:
     """A person asked for the end."""
 
 
+def node_records(run: RunDir, attempt: int) -> list[dict[str, Any]]:
+    """Return `node-<k>.json` of an attempt, in the order of k."""
+    found = [read_json(path) for path in sorted(run.attempt(attempt).glob("node-*.json"))]
+    return sorted((v for v in found if isinstance(v, dict)), key=lambda v: v.get("node", 0))
+
+
 def snapshot(run: RunDir) -> Snapshot:
     """Read the files that a run's state follows from."""
-    nodes = {
-        n: [v for p in sorted(run.attempt(n).glob("node-*.json")) if (v := read_json(p))]
-        for n in run.attempt_numbers()
-    }
+    nodes = {n: node_records(run, n) for n in run.attempt_numbers()}
     jobs = read_json(run.jobs)
     return Snapshot(
         run_id=run.run_id,
@@ -356,14 +362,23 @@ def run_state(files: Snapshot, job: Literal["queued", "running", "gone"] | None)
 
 
 def first_cause(files: Snapshot) -> dict[str, Any] | None:
-    """Return the first cause of failure of the last attempt: host, rank, kind, message, log.
+    """Return the first cause of failure of the last attempt, see `earliest_cause`."""
+    return earliest_cause(last_attempt(files), max(files.nodes, default=0))
+
+
+def earliest_cause(nodes: Iterable[Mapping[str, Any]], attempt: int) -> dict[str, Any] | None:
+    """Return the first cause of failure of an attempt: host, rank, kind, message, log.
 
     The earliest wins; what only follows from a peer's death (a connection closed by it) counts
     only where nothing else is known.
+
+    Args:
+        nodes: its `node-<k>.json`.
+        attempt: its number.
     """
     causes = [
-        {**cause, "host": node.get("host"), "attempt": node.get("attempt", max(files.nodes))}
-        for node in last_attempt(files)
+        {**cause, "host": node.get("host"), "attempt": node.get("attempt", attempt)}
+        for node in nodes
         if (cause := node.get("cause"))
     ]
     if not causes:

@@ -95,7 +95,6 @@ class Saver:
         folder = checkpoints.temporary_folder(checkpoints.step_folder(self._run, step))
         own = self._engine.own_fragments()
         whole = state | {
-            "format": checkpoints.FORMAT,
             "shapes": self._engine.shapes(),
             "scalars": scalars(self._engine.plain_optimizer),
             "scaler": self._engine.scaler_state(),

@@ -126,9 +126,9 @@ def _train(
         ),
         stop_raised=stop_raised,
         budget=world.broadcast(_lowered_budget(run, attempt) if world.is_main else None),
+        started=started,
+        tracker={"name": config.tracking.tracker, "mode": mirror.mode, "run_id": mirror.run_id},
     )
-    loop.started = started
-    loop.tracker = {"name": config.tracking.tracker, "mode": mirror.mode, "run_id": mirror.run_id}
     if log is not None:
         log.write("event", begin, 0.0, event="start", engine=engine.name, world_size=world.size)
         for notice in notices:

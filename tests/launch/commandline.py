@@ -3,11 +3,35 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from launch import submit
+from launch.main import run_command
+
 ROOT = Path(__file__).resolve().parents[2]
+
+TRAIN = "text,label\n" + "".join(
+    f"a fine film {i},good\nan awful film {i},bad\n" for i in range(40)
+)
+"""The rows of `mine.yaml`."""
+LINE = "--model tiny --task mine.yaml --global-batch 8 --tracker none"
+
+
+class Answer:
+    """What `glueline submit` printed in this process, and its exit status."""
+
+    def __init__(self, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+        capsys.readouterr()
+        try:
+            run_command(submit.submit, shlex.split(line))
+        except SystemExit as stop:
+            self.status = stop.code
+        self.out, self.err = capsys.readouterr()
 
 
 def clean_environment(**more: str) -> dict[str, str]:

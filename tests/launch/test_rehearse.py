@@ -289,9 +289,10 @@ def test_what_is_printed(
         append_line(run.metrics, line)
     stage = Stage(run, "preempt")
     stage.director.done = done
-    console = Console(file=io.StringIO(), width=120)
+    printed = io.StringIO()
+    console = Console(file=printed, width=120)
     assert conclude(run, "preempt", stage.director, finished, console) == status
-    text = console.file.getvalue()  # type: ignore[attr-defined]
+    text = printed.getvalue()
     for word in words:
         assert word in text, text
     assert read_metrics(run.metrics)
@@ -300,9 +301,10 @@ def test_what_is_printed(
 def test_memory_that_ran_out_is_told(run: RunDir) -> None:
     event = {"kind": "event", "event": "out_of_memory", "attempt": 0, "step": 5}
     append_line(run.metrics, event | {"micro_tokens": 512})
-    console = Console(file=io.StringIO(), width=120)
+    printed = io.StringIO()
+    console = Console(file=printed, width=120)
     assert conclude(run, "oom", Stage(run, "oom").director, True, console) == 0
-    text = console.file.getvalue()  # type: ignore[attr-defined]
+    text = printed.getvalue()
     assert "step 5" in text and "512 tokens" in text and "went on as it should" in text
 
 

@@ -16,16 +16,13 @@ CSV = "text,label\nfine,good\nawful,bad\n"
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory that counts as shared, on a machine without GPUs."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GLUELINE_SHARED", str(tmp_path))
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.delenv("GLUELINE_RUNS", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(workplace / "config"))
     monkeypatch.setattr(machine, "local_gpus", lambda: 0)
     monkeypatch.setattr(machine, "cores", lambda: 6)
     fakes.slurm(monkeypatch)
-    return tmp_path
+    return workplace
 
 
 def asked(*flags: tuple[str, Any], sets: tuple[tuple[str, str], ...] = (), **more: Any) -> Resolved:

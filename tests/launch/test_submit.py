@@ -5,68 +5,30 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from launch import machine, submit
-from launch.main import run_command
 from training.config import load_config
 from training.rundir import RunDir, read_json, write_json
 
 from . import fakes
-from .commandline import ROOT, assert_refused, clean_environment, glueline, tree
+from .commandline import (
+    LINE,
+    ROOT,
+    TRAIN,
+    Answer,
+    assert_refused,
+    clean_environment,
+    glueline,
+    tree,
+)
 
 HEAVY = ("torch", "transformers", "datasets", "deepspeed", "accelerate", "wandb", "pandas")
 
-TRAIN = "text,label\n" + "".join(
-    f"a fine film {i},good\nan awful film {i},bad\n" for i in range(40)
-)
-
-LINE = "--model tiny --task mine.yaml --global-batch 8 --tracker none"
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with a small task of its own."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GLUELINE_SHARED", str(tmp_path))
-    monkeypatch.delenv("GLUELINE_RUNS", raising=False)
-    (tmp_path / "train.csv").write_text(TRAIN)
-    (tmp_path / "mine.yaml").write_text(
-        "task:\n  text: [text]\n  label: label\n  holdout: 0.1\n  files: {train: train.csv}\n"
-    )
-    return tmp_path
-
-
-@pytest.fixture
-def job(here: Path, monkeypatch: pytest.MonkeyPatch) -> fakes.Executor:
-    """A pretended Slurm that takes every job."""
-    fakes.slurm(monkeypatch)
-    monkeypatch.setattr(machine, "local_gpus", lambda: 0)
-    return fakes.executor(monkeypatch)
-
-
-class Answer:
-    """What a command printed in this process."""
-
-    def __init__(self, line: str, capsys: pytest.CaptureFixture[str]) -> None:
-        capsys.readouterr()
-        try:
-            run_command(submit.submit, shlex.split(line))
-        except SystemExit as stop:
-            self.status = stop.code
-        self.out, self.err = capsys.readouterr()
-
-
-Type = Any
-
-
-@pytest.fixture
-def typed(capsys: pytest.CaptureFixture[str]) -> Type:
-    """Types a line after `glueline submit`."""
-    return lambda line: Answer(line, capsys)
+Type = Callable[[str], Answer]
 
 
 def only_run(here: Path) -> RunDir:

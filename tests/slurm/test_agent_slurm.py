@@ -18,6 +18,8 @@ from slurm.cluster import VirtualCluster, daemons
 from training.config import UsageError, load_config
 from training.rundir import RunDir, first_cause, read_json, run_state, snapshot, write_json
 
+from .slurmtools import start_now, wait_for
+
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
 STANDINS = Path(__file__).parent / "standins"
@@ -32,10 +34,6 @@ linuxproc = pytest.mark.parametrize("cluster", ["linuxproc"], indirect=True)
 @pytest.fixture(scope="module", params=["linuxproc", "pgid", "cgroup"])
 def cluster(request, tmp_path_factory):
     """Two hosts; the folders of the test, of Python and of the code are shared."""
-    if os.geteuid() != 0:
-        pytest.fail("the virtual cluster needs root") if os.environ.get("CI") else pytest.skip(
-            "the virtual cluster needs root"
-        )
     base = tmp_path_factory.mktemp(request.param)
     shared = tuple(dict.fromkeys([base, Path(sys.prefix), Path(sys.base_prefix), ROOT]))
     config = VirtualConfig(
@@ -102,14 +100,6 @@ def submit(cluster, request, monkeypatch):
         time.sleep(0.5)
 
 
-def wait_for(what, condition, seconds=90.0):
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
-    return value
-
-
 def gone(job, seconds=90.0):
     def ended():
         info = job_states([job])[job]
@@ -137,18 +127,6 @@ def assert_no_ranks(run, attempt=0):
     pids = [(read_json(p) or {})["pid"] for p in run.logs(attempt).glob("seen-*.json")]
     assert pids
     wait_for("ranks are left", lambda: not any(Path(f"/proc/{p}").exists() for p in pids), 20)
-
-
-def start_now(job):
-    """Start a job that was queued again; Slurm would hold it for two minutes.
-
-    Not before all of its last start is gone, and not within the same second: slurmd has revoked
-    the job's credential as of that second, refuses the new start, and the job counts as failed.
-    """
-    old = ["pgrep", "-f", rf"slurmstepd: \[{job}\."]
-    wait_for("the last start lingers", lambda: subprocess.run(old, capture_output=True).returncode)
-    time.sleep(2.0)
-    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
 
 
 def test_two_nodes_finish(submit):

@@ -7,7 +7,6 @@ with the exit codes of its ranks. What a rank does is `training.train.main`, as 
 import json
 import os
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
@@ -22,12 +21,7 @@ import yaml
 import training.session  # noqa: F401
 from training import train
 
-
-def free_port() -> int:
-    """Return a port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+from .ports import free_port
 
 
 def become_rank(job: dict, rank: int, port: int) -> None:

@@ -1,7 +1,6 @@
 """Every engine really is what was asked for, and trains the same thing."""
 
 import json
-import socket
 import subprocess
 import sys
 from functools import cache
@@ -14,16 +13,11 @@ from training.config import EngineConfig, RunConfig
 from training.engine import deepspeed_config
 
 from .engine_worker import reference
+from .ports import free_port
 
 ROOT = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("engine_worker.py")
 ENGINES = ("ddp", "0", "1", "2", "3")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

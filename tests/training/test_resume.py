@@ -8,14 +8,13 @@ import sys
 from functools import cache
 
 import pytest
-import torch
 import yaml
-from safetensors.torch import load_file
 
+from tests.runs import events, told, unlike
 from training import checkpoints
 from training.config import UsageError
-from training.restore import Checkpoint
-from training.rundir import RunDir, read_json, read_metrics, write_json
+from training.restore import Checkpoint, check_steps
+from training.rundir import RunDir, read_json, write_json
 
 from .test_engine import ROOT
 from .test_train import demo, make_run
@@ -86,33 +85,9 @@ def change(run: RunDir, **engine) -> None:
     run.config.write_text(yaml.safe_dump(values))
 
 
-def told(run: RunDir) -> list[tuple]:
-    """Return what the log says, without times and speeds."""
-    keys = ("kind", "step", "epoch", "split", "loss", "lr", "grad_norm", "accuracy", "macro_f1")
-    return [
-        tuple(line.get(k) for k in keys)
-        for line in read_metrics(run.metrics)
-        if line["kind"] != "event"
-    ]
-
-
-def events(run: RunDir, name: str) -> list[dict]:
-    return [e for e in read_metrics(run.metrics) if e.get("event") == name]
-
-
-def weights(run: RunDir) -> dict[str, torch.Tensor]:
-    return load_file(run.model / "model.safetensors")
-
-
 def assert_same(run: RunDir, other: RunDir) -> None:
     """Assert that two runs ended the same, bit for bit."""
-    assert told(run) == told(other)
-    mine, theirs = weights(run), weights(other)
-    assert mine.keys() == theirs.keys()
-    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
-    results = [read_json(r.results) or {} for r in (run, other)]
-    for key in ("metrics", "examples_seen", "steps", "best_step", "epochs", "micro_batches_mean"):
-        assert results[0][key] == results[1][key], key
+    assert unlike(run, other) == []
 
 
 CASES = [(e, 2, p) for e in ("ddp", "0", "1", "2", "3") for p in ("fp32", "bf16")]
@@ -293,15 +268,10 @@ def test_a_hang_is_noticed_and_the_rank_named(forks, runs):
 
 
 def test_another_length_is_refused(runs):
-    from training.loop import Loop
-
-    loop = Loop.__new__(Loop)
-    from training.loop import Progress
-
-    loop.progress, loop.world = Progress(total=10), None  # type: ignore[assignment]
-    state = {"progress": {"step": 3, "total": 20}}
+    checkpoint = Checkpoint(runs / "step-3", {"progress": {"step": 3, "total": 20}})
+    check_steps(checkpoint, 20)
     with pytest.raises(UsageError, match="run of 20 steps, this one has 10"):
-        loop.restore(Checkpoint(runs / "step-3", state), "", "")
+        check_steps(checkpoint, 10)
 
 
 def test_a_full_disk_costs_the_checkpoint_not_the_run(forks, runs, straight):

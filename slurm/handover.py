@@ -1,0 +1,104 @@
+"""After an interruption: whether, and how, the job is queued again."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+from slurm import scontrol
+from slurm.attempt import Attempt, NodeFailed
+from slurm.peers import Peers
+from slurm.scontrol import Refused, Silent, say
+from slurm.signals import Signals, ignore_stops
+from slurm.verdicts import asked_to_end, may_requeue, resume_line
+
+HANDOVER_SECONDS = 30.0
+"""How long node 0 waits for the other nodes before it has the job queued again."""
+
+
+def hand_over(attempt: Attempt, peers: Peers, signals: Signals) -> None:
+    """On node 0, after an interruption: have the job queued again, where that is ours to do.
+
+    Raises:
+        NodeFailed: Slurm does not queue it again.
+        SystemExit: by submitit, after the requeue.
+    """
+    reason = _no_requeue(attempt, peers, signals)
+    if reason:
+        say(f"not queued again: {reason}")
+        return
+    # `scontrol requeue` ends what still runs on the other nodes, and submitit leaves with a
+    # non-zero status, which ends them too: let them write their last line first.
+    peers.await_end(HANDOVER_SECONDS)
+    ignore_stops()  # the requeue's own TERM comes while scontrol runs
+    if signal.SIGUSR2 in signals.seen:
+        handler = signals.previous.get(signal.SIGUSR2)
+        if callable(handler):
+            _make_patient(handler, attempt)
+            handler(signal.SIGUSR2, None)
+        return
+    # TERM with time to go: Slurm preempts, and queues the job again at the end of the grace
+    # time only if it is still there. We are done earlier.
+    _queue_again(attempt)
+
+
+def _make_patient(handler: Any, attempt: Attempt) -> None:
+    """Have submitit's handler wait for a controller that is away; it would give up at once."""
+    environment = getattr(getattr(handler, "__self__", None), "env", None)
+    if attempt.allocation.slurm and environment is not None:
+        environment._requeue = lambda countdown: _queue_again(attempt)
+
+
+def _queue_again(attempt: Attempt) -> None:
+    try:
+        scontrol.requeue(attempt.allocation.job_id)
+    except (Refused, Silent) as error:
+        line = resume_line(attempt.run_dir)
+        raise NodeFailed(
+            f"Slurm does not queue the job again: {error}; the run stands as it was saved: "
+            f"to go on, {line}"
+        ) from None
+
+
+def _no_requeue(attempt: Attempt, peers: Peers, signals: Signals) -> str | None:
+    """Return why the job is not to be queued again by us; None if it is."""
+    limit = attempt.config.cluster.max_requeues
+    if attempt.restarts >= limit:
+        return f"cluster.max_requeues={limit} is reached"
+    if asked_to_end(attempt.run_dir):
+        return "a person asked for the end"
+    if signals.first is None:
+        return "no signal asked for it"
+    if attempt.allocation.slurm and not may_requeue(attempt.config):
+        return "cluster.requeue is no, the next job of the run goes on"
+    if signal.SIGUSR2 not in signals.seen and not _goes_on(attempt, peers):
+        return "Slurm ended the job, or queues it again by itself"
+    return None
+
+
+def _goes_on(attempt: Attempt, peers: Peers) -> bool:
+    """Return whether the job is still ours after a TERM: nobody ended it, no node failed.
+
+    Slurm preempts it, with time to go; or a TERM came that nobody stands behind, such as one
+    to the last start of the job that a busy controller sent again.
+    """
+    if not attempt.allocation.slurm:
+        return False
+    peers.await_end(HANDOVER_SECONDS)
+    ends = [value.get("end") for _, value in peers.records()]
+    return not {"failed", None} & set(ends) and still_runs(attempt.allocation.job_id)
+
+
+def still_runs(job_id: str) -> bool:
+    """Return whether Slurm counts a job as running, be it in the grace time of a preemption.
+
+    Not so when it was cancelled or met its time limit: queueing it again would bring back what
+    somebody ended.
+    """
+    try:
+        fields: Mapping[str, str] = scontrol.patiently(lambda: scontrol.show_job(job_id))
+    except (Refused, Silent) as error:
+        say(f"Slurm does not say how the job is: {error}")
+        return False
+    return fields.get("JobState") == "RUNNING"
