@@ -107,12 +107,14 @@ class CanaryJob:
         self.config, self.parent, self.needed, self.say = config, parent, needed, say
         self.nonce = secrets.token_hex(4)
         self.place = CanaryDir(parent / f".doctor-{self.nonce}")
-        self.folders = [f for f in folders if f.is_dir()]
-        self.outcome = Outcome(folder=str(parent), folders=[str(f) for f in self.folders])
+        self.folders = list(dict.fromkeys(folders))
+        self.outcome = Outcome(folder=str(parent))
 
     def __enter__(self) -> CanaryJob:
         self._made = [p for p in (self.parent, *self.parent.parents) if not p.exists()]
         self.place.path.mkdir(parents=True)
+        self.folders = [f for f in self.folders if f.is_dir()]
+        self.outcome.folders = [str(f) for f in self.folders]
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from launch import limits
@@ -40,6 +43,10 @@ class Login:
 def look(url: str | None = None) -> Login:
     """Ask this machine and Slurm."""
     seen = Login(facts=machine_facts.facts(PACKAGES))
+    # Without munge every command of Slurm tries for most of a minute.
+    if (said := munge_is_down(slurm_conf())) is not None:
+        seen.said = said
+        return seen
     try:
         seen.config = parse_config(ask("scontrol", "show", "config", seconds=ANSWER_SECONDS))
     except (Refused, Silent) as error:
@@ -51,6 +58,41 @@ def look(url: str | None = None) -> Login:
         seen.accounting = str(error)
     seen.internet = wires.internet(url or hub())
     return seen
+
+
+CONFS = ("/etc/slurm/slurm.conf", "/run/slurm/conf/slurm.conf", "/etc/slurm-llnl/slurm.conf")
+MUNGE_SOCKETS = ("/run/munge/munge.socket.2", "/var/run/munge/munge.socket.2")
+
+
+def slurm_conf(environ: Mapping[str, str] = os.environ) -> str:
+    """Return the text of Slurm's settings on this machine; empty where it has no such file."""
+    for name in (environ.get("SLURM_CONF"), *CONFS):
+        with contextlib.suppress(OSError):
+            if name:
+                return Path(name).read_text(encoding="utf-8", errors="replace")
+    return ""
+
+
+def munge_is_down(conf: str) -> str | None:
+    """Return why munged does not answer; None where it does, or where nobody can tell.
+
+    Args:
+        conf: text of slurm.conf, which may name another socket or another way to authenticate.
+    """
+    kind = re.search(r"^\s*AuthType\s*=\s*auth/(\w+)", conf, re.M | re.I)
+    if not conf or (kind and kind[1] != "munge"):
+        return None
+    named = re.search(r"^\s*AuthInfo\s*=.*?socket=([^,\s]+)", conf, re.M | re.I)
+    said = None
+    for path in (named[1],) if named else MUNGE_SOCKETS:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(ANSWER_SECONDS)
+            try:
+                probe.connect(path)
+                return None
+            except OSError as error:
+                said = said or f"munged does not answer at {path}: {error.strerror or error}"
+    return said
 
 
 def hub(environ: Mapping[str, str] = os.environ) -> str:

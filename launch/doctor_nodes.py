@@ -105,12 +105,14 @@ def _folders(outcome: Outcome, nodes: list[Node]) -> Iterator[Finding]:
                 "use another folder: --runs DIR, or cluster.shared in the profile",
             )
         elif blind or login_lacks:
-            who = [*blind] or ["the login node"]
-            others = sorted({hosts[w] for lacks in blind.values() for w in lacks} or
-                            {hosts[w] for w in login_lacks})  # fmt: skip
+            # Who does not see the login node's mark has a folder of its own in that place.
+            apart = [host for host, lacks in blind.items() if "login" in lacks]
+            who = apart or [*blind] or ["the login node"]
+            unseen = set().union(*(blind[h] for h in who if h in blind)) or login_lacks
+            others, do = sorted(hosts[w] for w in unseen), "does" if len(who) == 1 else "do"
             yield problem(
                 "folders",
-                f"{folder} is not shared: {few(who)} does not see what {few(others)} wrote there",
+                f"{folder} is not shared: {few(who)} {do} not see what {few(others)} wrote there",
                 "take it out of cluster.shared and $GLUELINE_SHARED, and use --runs DIR on a file "
                 "system that all nodes mount",
             )

@@ -54,13 +54,18 @@ def make_profile(
     name = interface(outcome)
     if name:
         section["interface"] = name
-    shared = [f for f in _looks_local(outcome) if _is_shared(f, found)]
+    shared = outermost([f for f in _looks_local(outcome) if _is_shared(f, found)])
     if shared:
         section["shared"] = shared
     profile: dict[str, Any] = {"slurm_cluster": slurm_cluster}
     if runs is not None and _is_shared(runs, found) and runs in outcome.folders:
         profile["runs"] = runs
     return profile | {"cluster": section, "measured": measured(outcome)}
+
+
+def outermost(folders: list[str]) -> list[str]:
+    """Return folders without those that lie below another of them."""
+    return [f for f in folders if not any(f != g and Path(f).is_relative_to(g) for g in folders)]
 
 
 def interface(outcome: Outcome) -> str | None:

@@ -212,6 +212,8 @@ class _Node:
         """See whose marks this node sees in every folder, and how long it took."""
         wanted = {"login", *(f"node{n}" for n in range(self.count))}
         began, seen = time.monotonic(), {}
+        for folder in self.asked.get("folders", ()):
+            seen[folder] = {"sees": [], "seconds": 0.0}
         pending = {str(folder) for folder in self.asked.get("folders", ())}
         while pending and time.monotonic() < began + FOLDER_SECONDS:
             for folder in sorted(pending):
@@ -221,10 +223,13 @@ class _Node:
                     seen[folder] = {"sees": sorted(here), "seconds": time.monotonic() - began}
                     if len(here) == len(wanted):
                         pending.discard(folder)
-            # A folder that shows no stranger's mark after some seconds is this node's own.
-            lonely = all(len(seen.get(f, {}).get("sees", ())) <= 1 for f in pending)
-            if lonely and time.monotonic() > began + FOLDER_SECONDS / 4:
-                break
+            # A folder that shows no stranger's mark after some seconds is this node's own, or
+            # that of a peer which says so: its mark will never come.
+            if time.monotonic() > began + FOLDER_SECONDS / 4:
+                lonely = {f for f in pending if len(seen.get(f, {}).get("sees", ())) <= 1}
+                told = [v["folders"] for v in self._peers().values() if "folders" in v]
+                lonely |= {f for f in pending for t in told if "login" not in t[f]["sees"]}
+                pending -= lonely
             time.sleep(POLL_SECONDS)
         self.note(folders=seen)
 

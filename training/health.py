@@ -262,7 +262,8 @@ def matrix_flops(device: torch.device, seconds: float, work: int = 1) -> float:
     """Return the floating point operations a second of a matrix product, by the fastest one.
 
     The fastest of many short ones is what a rank can do; the mean would tell what else ran on
-    its cores meanwhile.
+    its cores meanwhile. For the same reason a CPU multiplies with one thread: several wait for
+    each other, and so for whatever else runs on any of their cores.
 
     Args:
         device: where to compute.
@@ -272,18 +273,22 @@ def matrix_flops(device: torch.device, seconds: float, work: int = 1) -> float:
     size = 2048 if device.type == "cuda" else 256
     a = torch.rand(size, size, device=device)
     b = torch.rand(size, size, device=device)
-    best, end = float("inf"), time.perf_counter() + seconds
-    torch.mm(a, b)
-    _settle(device)
-    while True:
-        start = time.perf_counter()
-        for _ in range(work):
-            torch.mm(a, b)
+    threads = torch.get_num_threads()
+    if device.type != "cuda":
+        torch.set_num_threads(1)
+    try:
+        torch.mm(a, b)
         _settle(device)
-        now = time.perf_counter()
-        best = min(best, now - start)
-        if now >= end:
-            return 2.0 * size**3 / best
+        best, end = float("inf"), time.perf_counter() + seconds
+        while (start := time.perf_counter()) < end or best == float("inf"):
+            for _ in range(work):
+                torch.mm(a, b)
+            _settle(device)
+            best = min(best, time.perf_counter() - start)
+    finally:
+        if device.type != "cuda":
+            torch.set_num_threads(threads)
+    return 2.0 * size**3 / best
 
 
 def reduce_once(device: torch.device, elements: int) -> tuple[float, bool]:
