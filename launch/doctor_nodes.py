@@ -297,7 +297,7 @@ def _cores(nodes: list[Node]) -> Iterator[Finding]:
                 f"use --cpus-per-node {has}",
             )
     if not pinned:
-        cores = sorted({n.get("cores") for n in nodes if n.get("cores")})
+        cores = sorted({int(n["cores"]) for n in nodes if n.get("cores")})
         yield ok("cores", f"a task may use {'/'.join(map(str, cores))} cores of its node")
 
 

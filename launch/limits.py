@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from launch.slurm_site import parse_limit
 from slurm.scontrol import Refused, Silent, ask, job_fields
 from training.config import ClusterConfig, UsageError, nearest
 
@@ -88,6 +87,22 @@ def _refusal(cluster: ClusterConfig, limits: Limits) -> str | None:
 def clock(minutes: int) -> str:
     """Return minutes as H:MM:SS."""
     return f"{minutes // 60}:{minutes % 60:02d}:00"
+
+
+def parse_limit(text: str) -> int | None:
+    """Return a time limit (`infinite`, `30`, `1:00:00`, `2-00:00:00`) in minutes."""
+    days, _, clock = text.strip().rpartition("-")
+    parts = clock.split(":")
+    if not all(p.isdigit() for p in parts) or (days and not days.isdigit()):
+        return None
+    numbers = [int(p) for p in parts]
+    if days:
+        hours, minutes, seconds = (*numbers, 0, 0)[:3]
+    elif len(numbers) == 3:
+        hours, minutes, seconds = numbers
+    else:
+        hours, minutes, seconds = 0, *(*numbers, 0)[:2]
+    return (int(days or 0) * 24 + hours) * 60 + minutes + (1 if seconds else 0)
 
 
 def parse_rows(text: str, columns: int) -> list[list[str]]:

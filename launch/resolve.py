@@ -225,6 +225,7 @@ def resolve(request: Request) -> Resolved:
             f"site profile {config.cluster.profile}, which doctor saved, is in use "
             "(--cluster none leaves it out)"
         )
+    notes += checks.unused_settings(config)
     notes += checks.check_devices(config)
     notes += checks.check_places(config, runs)
     return Resolved(config, origins, runs, notes)

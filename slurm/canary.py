@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from slurm import machine_facts, scontrol, wires
+from slurm import container, machine_facts, scontrol, wires
 from slurm.allocation import Allocation, read_allocation
 from slurm.command import Rendezvous, rank_environment, rendezvous_port, torchrun_argv
 from slurm.scontrol import Refused, Silent, say
@@ -286,6 +286,7 @@ class _Node:
         environment = rank_environment(
             config, node=self.number, cores=self.allocation.cores, inherited=os.environ
         )
+        argv = container.wrap(config, argv, str(self.place.path), os.environ)
         with self.place.torchrun_log(self.number).open("ab") as log:
             began = time.monotonic()
             ranks = subprocess.Popen(

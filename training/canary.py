@@ -70,7 +70,9 @@ def _agree(goes_on: bool) -> bool:
 
 
 def _nccl() -> str:
-    version = torch.cuda.nccl.version()
+    from torch.cuda import nccl
+
+    version = nccl.version()
     return ".".join(map(str, version)) if isinstance(version, tuple) else str(version)
 
 

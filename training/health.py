@@ -177,9 +177,9 @@ def plan_problem(
     A machine that has fewer cores than Slurm says it has is the site's affair; a rank that may
     not use those that are there is ours.
     """
-    planned = plan.get("cores_per_rank")
+    planned = int(plan.get("cores_per_rank") or 0)
     procs = config.cluster.procs_per_node or 1
-    for r in ranks if isinstance(planned, int) else ():
+    for r in ranks if planned else ():
         there = max(1, min(planned, r.machine_cores // procs))
         cores = usable_cores(r, ranks)
         if cores < there:

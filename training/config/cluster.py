@@ -87,6 +87,18 @@ class ClusterConfig:
 
     def check(self) -> None:
         """Raise `UsageError` for values out of range."""
+        if self.container_mounts and self.container is None:
+            raise UsageError("cluster.container_mounts needs cluster.container: name the image")
+        if self.container and self.container_runtime == "pyxis" and self.executor == "local":
+            raise UsageError(
+                "cluster.container_runtime pyxis needs Slurm: use apptainer with --executor local"
+            )
+        for mount in self.container_mounts:
+            if not mount.startswith("/") or "," in mount:
+                raise UsageError(
+                    f"cluster.container_mounts '{mount}': write /HOST, /HOST:/INSIDE or "
+                    "/HOST:/INSIDE:ro"
+                )
         if self.nodes < 1:
             raise UsageError(f"--nodes must be at least 1, got {self.nodes}")
         if self.min_nodes is not None and not 1 <= self.min_nodes <= self.nodes:
