@@ -40,6 +40,7 @@ from .models import (
 from .optim import build_optimizer
 from .restore import Shards, find_checkpoint, load_optimizer, load_weights
 from .rundir import RunDir, read_json, write_atomic, write_json
+from .scaling import scaled_config
 from .tokens import TokenData, collate, open_tokens
 from .tracking import Mirror, NoMirror, RunLog, flat_summary, open_mirror
 
@@ -73,6 +74,7 @@ def _train(
     started: float,
 ) -> None:
     _write_environment(run, attempt, config, world)
+    asked, config = config, scaled_config(config)
     data, tokenizer = _prepare_data(run, config, world)
     task = config.task
     assert task.train is not None
@@ -106,7 +108,7 @@ def _train(
     world.barrier()
     peak = float(world.sum(np.array([probe_peak(engine.device, dtype)]))[0])
     passes = 1 / 3 if config.model.freeze_encoder else 1.0
-    mirror: Mirror = open_mirror(run, config) if world.is_main else NoMirror()
+    mirror: Mirror = open_mirror(run, asked) if world.is_main else NoMirror()
     begin = checkpoint.step if checkpoint else 0
     log = RunLog(run, attempt, mirror, begin) if world.is_main else None
     loop = Loop(

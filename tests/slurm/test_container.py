@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import time
+from typing import Literal
 
 import pytest
 
@@ -12,7 +13,7 @@ from training.config import ClusterConfig, EngineConfig, RunConfig, TaskConfig, 
 ARGV = ["/venv/bin/python", "-m", "torch.distributed.run"]
 
 
-def config(device="cpu", **cluster):
+def config(device: Literal["cpu", "cuda"] = "cpu", **cluster):
     return RunConfig(
         cluster=ClusterConfig(**cluster),
         engine=EngineConfig(device=device),

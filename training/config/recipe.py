@@ -40,7 +40,14 @@ class OptimConfig:
     name: Literal["adamw", "adam", "sgd", "adagrad"] = option("adamw", "--optimizer", "NAME")
     """adamw (fused), adam, sgd (with momentum) or adagrad."""
     lr: float = option(2e-5, "--lr", "RATE")
-    """Peak learning rate."""
+    """Peak learning rate; with a rule, the one at the base batch."""
+    lr_rule: Literal["fixed", "linear", "sqrt", "sqrt_adam", "legew"] = option(
+        "fixed", "--lr-rule", "NAME"
+    )
+    """How the learning rate follows the global batch from --base-batch: fixed, linear, sqrt,
+    sqrt_adam (β and ε too) or legew (warm-up too)."""
+    base_batch: int | None = option(None, "--base-batch", "B")
+    """Global batch at which --lr holds; for --lr-rule."""
     beta1: float = 0.9
     """Adam's first moment decay."""
     beta2: float = 0.999
@@ -64,6 +71,16 @@ class OptimConfig:
         """Raise `UsageError` for values out of range."""
         if self.lr < 0:
             raise UsageError(f"--lr must not be below 0, got {self.lr:g}")
+        if self.base_batch is not None and self.base_batch < 1:
+            raise UsageError(f"--base-batch must be at least 1, got {self.base_batch}")
+        if self.lr_rule != "fixed" and self.base_batch is None:
+            raise UsageError(
+                f"--lr-rule {self.lr_rule} needs --base-batch, the global batch at which --lr holds"
+            )
+        if self.lr_rule == "fixed" and self.base_batch is not None:
+            raise UsageError("--base-batch is for --lr-rule: add --lr-rule sqrt, or leave it out")
+        if self.lr_rule == "sqrt_adam" and self.name not in ("adamw", "adam"):
+            raise UsageError(f"--lr-rule sqrt_adam is Adam's, not of --optimizer {self.name}")
         if self.weight_decay < 0:
             raise UsageError(f"--weight-decay must not be below 0, got {self.weight_decay:g}")
         if not 0 <= self.warmup_ratio <= 1:
