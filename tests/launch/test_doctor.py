@@ -168,7 +168,9 @@ def test_every_fault_is_named(cluster, shared, ask):
 
 def test_a_private_runs_folder_and_no_munge(cluster, shared, ask):
     private = f"/tmp/glueline-private-{os.getpid()}"
-    status, told, log = ask("--save", "none", "--set", "cluster.shared=/tmp", "--runs", private)
+    status, told, log = ask(
+        "--save", "none", "--set", f"cluster.shared={private}", "--runs", private
+    )
     assert status == 1, told
     found = [f["text"] for f in told["findings"] if f["level"] == "problem"]
     assert any(f"{private} is not shared" in text for text in found), found
