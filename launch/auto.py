@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from slurm import container
 from training.config import RunConfig, UsageError, nearest
 
 from . import machine
@@ -23,6 +25,8 @@ class Site:
     """For people: `partition gpu`, `this machine`."""
     gpus: int
     cpus: int | None
+    memory_mb: int | None = None
+    """Of the smallest node; None where it is not known."""
 
 
 def decide(config: RunConfig) -> Iterator[tuple[str, Any, str]]:
@@ -84,6 +88,18 @@ def decide(config: RunConfig) -> Iterator[tuple[str, Any, str]]:
         raise UsageError(
             f"--cpus-per-node {cluster.cpus_per_node}: {site.where} has {site.cpus} cores a node"
         )
+    said = cluster.mem is not None or cluster.sbatch.keys() & {"mem", "mem-per-cpu", "mem-per-gpu"}
+    if not said and (share := _share_of_memory(site, gpus or 0)):
+        yield "cluster.mem", *share
+    if (image := cluster.container) is not None and container.is_file(image):
+        path = Path(image).expanduser().absolute()
+        if not path.exists():
+            raise UsageError(
+                f"cluster.container {image}: there is no such image file (one of a registry is "
+                "written docker://NAME:TAG)"
+            )
+        if str(path) != image:
+            yield "cluster.container", str(path), "as seen from here"
     if engine.precision == "auto":
         yield "engine.precision", *_precision(device, executor)
     if engine.compile == "graphs" and device == "cpu":
@@ -104,6 +120,16 @@ def _share_of_cores(site: Site, device: str, gpus: int) -> tuple[int, str]:
     if device == "cuda" and 0 < gpus < site.gpus:
         return max(1, site.cpus * gpus // site.gpus), f"the share of {gpus} of {site.gpus} GPUs"
     return site.cpus, f"all of {site.where}"
+
+
+def _share_of_memory(site: Site, gpus: int) -> tuple[str, str] | None:
+    """Return the memory that goes with some of a GPU node's GPUs; None: Slurm's default."""
+    if not site.memory_mb or not 0 < gpus <= site.gpus:
+        return None
+    if gpus == site.gpus:
+        return "0", f"all of {site.where}"
+    share = max(1, site.memory_mb * gpus // site.gpus)
+    return f"{share}M", f"the share of {gpus} of {site.gpus} GPUs"
 
 
 def _precision(device: str, executor: str) -> tuple[str, str]:
@@ -149,9 +175,13 @@ def slurm_nodes(config: RunConfig) -> Site:
         raise UsageError(
             f"--time {cluster.time}: partition {names} allows {most // 60}:{most % 60:02d}:00"
         )
+    from .limits import check_limits, of_partitions
+
+    check_limits(cluster, of_partitions(cluster, (p.name for p in usable)))
     # Of several partitions any may be chosen: the run must fit the smallest node.
     return Site(
         f"partition {names}",
         min(p.gpus_per_node for p in usable),
         min((p.cpus_per_node for p in usable if p.cpus_per_node), default=None),
+        min((p.memory_mb for p in usable if p.memory_mb), default=None),
     )

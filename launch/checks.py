@@ -6,7 +6,9 @@ Each check raises `UsageError` with one line, or returns notes for the person wh
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +99,17 @@ def check_packages(config: RunConfig) -> None:
         )
     if config.engine.zero_config is not None:
         presets.zero_settings(config.engine.zero_config)
+
+
+def unused_settings(config: RunConfig, environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Return notes on variables by which sbatch would take a value that glueline was not told."""
+    if config.cluster.executor != "slurm" or "SLURM_JOB_ID" in environ:
+        return []  # inside a job they are the outer one's
+    return [
+        f"SBATCH_{key.upper()} is not used, a run says what it asks for: --{key} {value}"
+        for key in ("account", "partition", "qos")
+        if (value := environ.get(f"SBATCH_{key.upper()}")) and getattr(config.cluster, key) != value
+    ]
 
 
 def check_devices(config: RunConfig) -> list[str]:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slurm import container
 from slurm.command import (
     FIRST_PORT,
     INHERITED,
@@ -41,8 +42,17 @@ SIGNAL_SECONDS = 90
 OURS = frozenset(("array", "wrap", "parsable", "test-only", "wait", "output", "error"))
 """Options of sbatch that would break the hand-over between launch and the job."""
 
-SCRUBBED_PREFIXES = ("PMI", "PMIX_", "OMPI_", "TORCHELASTIC_", "PET_")
-"""Beyond what submitit removes: what tells a process that it is part of somebody's MPI job."""
+SCRUBBED_PREFIXES = (
+    *("SLURM_", "SLURMD_", "SBATCH_", "SRUN_", "SALLOC_", "SUBMITIT_"),
+    *("PMI", "PMIX_", "OMPI_", "PRTE_", "PALS_", "HYDRA_", "MPI_LOCAL", "TORCHELASTIC_", "PET_"),
+    *("ACCELERATE_USE_", "ACCELERATE_MIXED_PRECISION"),
+    *("GLUELINE_NODE", "GLUELINE_MARK", "GLUELINE_REQUEUE"),
+)
+"""What tells a process that it is part of somebody's job, or that has a job ask for other things
+than its script says."""
+GPU_CHOICE = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")
+"""GPUs of a job are Slurm's to choose: these name those of this machine, or of an outer job. A
+local run takes its GPUs from them."""
 
 
 def make_executor(
@@ -194,7 +204,7 @@ def setup_lines(config: RunConfig, run: RunDir) -> list[str]:
 
 
 def environment_lines(config: RunConfig, cache: Path) -> list[str]:
-    """Return the lines of a batch script that make its environment."""
+    """Return the lines that make the environment of every job: a run's, the doctor's, …"""
     lines = [
         "unset " + " ".join(INHERITED),
         # From Slurm 22.05 on srun no longer takes --cpus-per-task over from sbatch.
@@ -286,6 +296,12 @@ def node_command(config: RunConfig, run: RunDir) -> str:
         "@NODES": str(cluster.nodes) if cluster.min_nodes is None else '"$SLURM_JOB_NUM_NODES"',
         "@ATTEMPT": '"$attempt"',
     }
+    slurm = {"SLURMD_NODENAME": "@HOST", "SLURM_CPUS_ON_NODE": "@CORES"}
+    argv = container.wrap(config, argv, str(run.path), slurm)
+    variables |= {
+        "--nodelist=@HOST": '--nodelist="$SLURMD_NODENAME"',
+        "--cpus-per-task=@CORES": '--cpus-per-task="$SLURM_CPUS_ON_NODE"',
+    }
     words = [variables.get(word) or shlex.quote(word) for word in argv]
     head = (
         'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)'
@@ -375,7 +391,7 @@ def submit_job(
     there = run.submitit.is_dir()
     code, fresh = keep_snapshot(config, run.cache)
     try:
-        with scrubbed_environment(), _quiet():
+        with scrubbed_environment(config.cluster.executor == "slurm"), _quiet():
             executor = make_executor(config, run, after)
             job = executor.submit(NodeAgent(str(run.path), first_attempt))
             return job.job_id
@@ -406,16 +422,20 @@ def refusal(error: BaseException) -> str | None:
 
 
 @contextlib.contextmanager
-def scrubbed_environment() -> Iterator[None]:
-    """Hide what an outer job, torchrun or MPI left in the environment: it would override ours."""
+def scrubbed_environment(slurm: bool = True) -> Iterator[None]:
+    """Hide what an outer job, torchrun or MPI left in the environment: it would override ours.
+
+    `slurm`: the job is Slurm's, which chooses its GPUs.
+    """
     from submitit.helpers import clean_env
 
     extra = [k for k in os.environ if k.startswith(SCRUBBED_PREFIXES)]
-    # Where Slurm is configured by SLURM_CONF, no Slurm command answers without it.
-    conf = os.environ.get("SLURM_CONF")
+    # Where Slurm is configured by SLURM_CONF, no Slurm command answers without it; which one of
+    # several clusters answers is a person's choice too.
+    kept = {k: v for k in ("SLURM_CONF", "SLURM_CLUSTERS") if (v := os.environ.get(k)) is not None}
+    extra += GPU_CHOICE if slurm else ()
     with clean_env(extra_names=[*extra, *INHERITED]):
-        if conf is not None:
-            os.environ["SLURM_CONF"] = conf
+        os.environ.update(kept)
         yield
 
 

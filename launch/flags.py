@@ -141,18 +141,20 @@ def _special_flags(sections: tuple[str, ...]) -> list[FlagOption]:
     def option(flag: str, metavar: str, text: str, section: str, **more: Any) -> FlagOption:
         return FlagOption([flag], metavar=metavar, help=text, section=section, **more)
 
-    made = [
-        option("--task", "NAME|FILE", "A task in configs/tasks/, or a YAML file.", "Task"),
-        option("--data", "DIR", "Folder that holds glue/, ag_news/, … in hub layout.", "Task"),
-    ]
-    for flag, split in SPLIT_FILES.items():
+    made = []
+    if "task" in sections:
+        made += [
+            option("--task", "NAME|FILE", "A task in configs/tasks/, or a YAML file.", "Task"),
+            option("--data", "DIR", "Folder that holds glue/, ag_news/, … in hub layout.", "Task"),
+        ]
+    for flag, split in SPLIT_FILES.items() if "task" in sections else ():
         text = f"CSV, TSV, JSONL or parquet file of {split} rows; several with commas."
         made.append(option(flag, "FILE", text, "Task", multiple=True))
     if "model" in sections:
         text = "In configs/models/, a hub id ORG/NAME, or a folder.  [default: bert-base-uncased]"
         made.append(option("--model", "NAME|HUB_ID|FOLDER", text, "Model"))
     if "cluster" in sections:
-        text = "Site profile: a name in configs/clusters/ or a YAML file."
+        text = "Site profile: a name in configs/clusters/ or a YAML file; none: not the saved one."
         made.append(option("--cluster", "PROFILE", text, "Cluster"))
         text = "Option for sbatch, as it is: reservation=x, exclusive. Repeatable."
         made.append(option("--sbatch", "KEY[=VALUE]", text, "Cluster", multiple=True))

@@ -84,7 +84,12 @@ def below(path: Path, folder: str | Path) -> bool:
     return path.resolve().is_relative_to(Path(folder).resolve())
 
 
-def node_local(path: Path, shared: tuple[str, ...] = (), mounts: str | None = None) -> str | None:
+def node_local(
+    path: Path,
+    shared: tuple[str, ...] = (),
+    mounts: str | None = None,
+    known: str | None = None,
+) -> str | None:
     """Return why other nodes cannot see a path, or None where they probably can.
 
     Args:
@@ -92,10 +97,12 @@ def node_local(path: Path, shared: tuple[str, ...] = (), mounts: str | None = No
         shared: folders known to be shared although they look local; those of the environment
             variable GLUELINE_SHARED (with colons between) count too.
         mounts: text of /proc/mounts.
+        known: takes the place of that variable.
     """
     path = path.resolve()
-    known = [*shared, *os.environ.get("GLUELINE_SHARED", "").split(":")]
-    if any(below(path, folder) for folder in known if folder):
+    if known is None:
+        known = os.environ.get("GLUELINE_SHARED", "")
+    if any(below(path, folder) for folder in (*shared, *known.split(":")) if folder):
         return None
     for folder in NODE_LOCAL:
         if path.is_relative_to(folder):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 COMMANDS = {
+    "doctor": "Check this cluster, and write its site profile.",
     "submit": "Submit a fine-tuning run to Slurm, or run it on this machine.",
     "status": "Show how runs are doing, and the first cause of a failure.",
     "logs": "Print what a run's ranks printed; the first error with its traceback.",

@@ -19,6 +19,7 @@ from training.batching import (
     total_steps,
 )
 from training.config import RunConfig, UsageError
+from training.scaling import scaled
 from training.schedule import warmup_steps
 
 from .capacity import Capacity
@@ -64,6 +65,8 @@ class Plan:
     steps: int | None
     """Optimizer steps in all."""
     warmup_steps: int | None
+    lr: float
+    """Peak learning rate, after the rule by which it follows the global batch."""
     longest: int | None
     """Longest sampled input in tokens."""
     mean_length: float | None
@@ -163,7 +166,8 @@ def make_plan(
         )
     if engine.zero and world == 1:
         notes.append(f"ZeRO-{engine.zero} with one process has nothing to partition")
-    warmup = warmup_steps(config.optim, total) if total else config.optim.warmup_steps
+    optim = scaled(config.optim, batch.global_batch)
+    warmup = warmup_steps(optim, total) if total else optim.warmup_steps
     if total and warmup and warmup >= total:
         notes.append(f"the warm-up ({warmup} steps) lasts the whole run ({total} steps)")
     cores = cluster.cpus_per_node
@@ -197,6 +201,7 @@ def make_plan(
         steps_per_epoch=steps_in_epoch(train_rows, batch.global_batch) if train_rows else None,
         steps=total,
         warmup_steps=warmup,
+        lr=optim.lr,
         longest=longest,
         mean_length=mean_length,
         lengths_from=source,

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ class Preset:
     """By dotted key."""
     runs: str | None = None
     """Runs folder of a site profile."""
+    measured: dict[str, Any] = field(default_factory=dict)
+    """What doctor measured of a site's nodes; empty without it."""
 
 
 def folder(kind: str) -> Path:
@@ -101,8 +104,13 @@ def parse(path: Path, section: str, origin: str, extra: tuple[str, ...] = ()) ->
             dotted = f"{section}.{key}" if name == section else str(key)
             check_key(dotted, str(path))
             values[dotted] = value
-    runs = content.get("runs")
-    return Preset(origin, values, str(runs) if runs is not None else None)
+    runs, measured = content.get("runs"), content.get("measured")
+    return Preset(
+        origin,
+        values,
+        str(runs) if runs is not None else None,
+        dict(measured) if isinstance(measured, Mapping) else {},
+    )
 
 
 def _is_file_name(text: str) -> bool:
@@ -158,12 +166,73 @@ def cluster_preset(text: str) -> Preset:
     Raises:
         UsageError: it is unknown or wrong.
     """
-    home = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    own = Path(home).expanduser() / "glueline" / "clusters"
-    path = _find("clusters", text, (own,))
-    preset = parse(path, "cluster", f"profile {path.stem}", ("runs",))
+    path = _find("clusters", text, (own_clusters(),))
+    preset = parse(path, "cluster", f"profile {path.stem}", ("runs", "slurm_cluster", "measured"))
     preset.values["cluster.profile"] = str(path) if _is_file_name(text) else text
     return preset
+
+
+NO_PROFILE = "none"
+"""`--cluster none`: not even the one that doctor saved."""
+
+
+def own_clusters() -> Path:
+    """Return the folder of the user's own site profiles."""
+    home = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    return Path(home).expanduser() / "glueline" / "clusters"
+
+
+def check_typed_cluster(text: str | None) -> None:
+    """Raise `UsageError` if `--cluster` names no site profile."""
+    if text not in (None, NO_PROFILE):
+        cluster_preset(str(text))
+
+
+def chosen_cluster(text: str | None, executor: str | None = None) -> Preset | None:
+    """Return the site profile in force: the one typed, else the one saved for this Slurm.
+
+    Args:
+        text: what `--cluster` says; `none` takes none.
+        executor: what `--executor` says: a local run takes none that was not typed.
+
+    Raises:
+        UsageError: it is unknown or wrong.
+    """
+    if text is not None:
+        return None if text == NO_PROFILE else cluster_preset(text)
+    name = None if executor == "local" else saved_cluster()
+    return cluster_preset(name) if name else None
+
+
+def saved_cluster() -> str | None:
+    """Return the name of the user's profile that is of the Slurm of this machine, None without.
+
+    One home directory may serve several clusters: each profile says whose it is.
+    """
+    found = []
+    for path in sorted(own_clusters().glob("*.yaml")):
+        try:
+            owner = read_yaml(path).get("slurm_cluster")
+        except UsageError:
+            continue  # not asked for; it is told when it is
+        if owner is not None:
+            found.append((path.stem, str(owner)))
+    here = slurm_cluster() if found else None
+    ours = [name for name, owner in found if owner == here]
+    return here if here in ours else ours[0] if len(ours) == 1 else None
+
+
+@cache
+def slurm_cluster() -> str | None:
+    """Return Slurm's name of this cluster (ClusterName); None where Slurm does not say."""
+    from slurm.scontrol import Refused, Silent, ask
+
+    try:
+        text = ask("scontrol", "show", "config", seconds=5.0)
+    except (Refused, Silent):
+        return None
+    match = re.search(r"^ClusterName\s*=\s*(\S+)", text, re.M)
+    return match[1] if match else None
 
 
 def zero_settings(text: str) -> Path:

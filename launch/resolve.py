@@ -97,8 +97,9 @@ def compose(request: Request) -> tuple[RunConfig, dict[str, str], str | None]:
     if request.task:
         draft.preset(presets.task_preset(request.task))
     profile = None
-    if request.cluster:
-        site = presets.cluster_preset(request.cluster)
+    executor = next((o.value for o in request.flags if o.key == "cluster.executor"), None)
+    site = presets.chosen_cluster(request.cluster, executor)
+    if site is not None:
         draft.preset(site)
         profile = site.runs
     put_typed(draft, request)
@@ -219,6 +220,12 @@ def resolve(request: Request) -> Resolved:
     config = draft.build()
     config.check()
     runs = runs_folder(request.runs, profile)
+    if request.cluster is None and config.cluster.profile is not None:
+        notes.append(
+            f"site profile {config.cluster.profile}, which doctor saved, is in use "
+            "(--cluster none leaves it out)"
+        )
+    notes += checks.unused_settings(config)
     notes += checks.check_devices(config)
     notes += checks.check_places(config, runs)
     return Resolved(config, origins, runs, notes)

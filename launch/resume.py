@@ -171,8 +171,7 @@ def apply(request: Request, config: RunConfig) -> tuple[RunConfig, dict[str, str
         _put(draft, presets.model_preset(request.model), "model.")
     if request.task:
         _put(draft, presets.task_preset(request.task), "task.")
-    if request.cluster:
-        site = presets.cluster_preset(request.cluster)
+    if request.cluster and (site := presets.chosen_cluster(request.cluster)):
         if site.values.get("cluster.profile") != config.cluster.profile:
             _leave_site(draft, site.origin)
         _put(draft, site, "cluster.")

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from launch.limits import parse_limit
 from training.config import UsageError
 
 SECONDS = 10
@@ -221,22 +222,6 @@ def parse_gpus(gres: str) -> dict[str, int]:
         kind = ":".join(words[1:-1] if words[-1][:1].isdigit() else words[1:])
         found[kind] = found.get(kind, 0) + count
     return found
-
-
-def parse_limit(text: str) -> int | None:
-    """Return a time limit (`infinite`, `30`, `1:00:00`, `2-00:00:00`) in minutes."""
-    days, _, clock = text.strip().rpartition("-")
-    parts = clock.split(":")
-    if not all(p.isdigit() for p in parts) or (days and not days.isdigit()):
-        return None
-    numbers = [int(p) for p in parts]
-    if days:
-        hours, minutes, seconds = (*numbers, 0, 0)[:3]
-    elif len(numbers) == 3:
-        hours, minutes, seconds = numbers
-    else:
-        hours, minutes, seconds = 0, *(*numbers, 0)[:2]
-    return (int(days or 0) * 24 + hours) * 60 + minutes + (1 if seconds else 0)
 
 
 def parse_squeue(text: str) -> list[JobInfo]:

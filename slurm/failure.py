@@ -135,6 +135,7 @@ def find_cause(
                     rank=error["rank"] if isinstance(error.get("rank"), int) else rank,
                     log=log_of(rank),
                     secondary=bool(error.get("secondary")),
+                    blame=error["blame"] if isinstance(error.get("blame"), str) else None,
                 )
             )
     try:

@@ -31,7 +31,7 @@ TRANSIENT_KINDS = frozenset(
     "DistBackendError DistNetworkError DistStoreError ConnectionError ConnectionResetError "
     "ConnectionRefusedError ConnectionAbortedError BrokenPipeError TimeoutError PeerFailed".split()
 )
-HARDWARE_KINDS = frozenset(("SIGBUS", "Hang", LOST))
+HARDWARE_KINDS = frozenset(("SIGBUS", "Hang", "SickNode", LOST))
 """Where the host is under suspicion, whatever the message."""
 
 TRANSIENT_ERRNOS = frozenset(

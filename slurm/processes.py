@@ -35,15 +35,24 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def marked(mark: str) -> list[int]:
-    """Return the processes whose environment carries the mark; zombies have none left."""
+def ranks(mark: str) -> list[int]:
+    """Return the marked processes that torchrun started, wherever they are below the agent."""
+    return marked(mark, b"LOCAL_RANK=")
+
+
+def marked(mark: str, variable: bytes = b"") -> list[int]:
+    """Return the processes whose environment carries the mark; zombies have none left.
+
+    With `variable` (`NAME=`), those that have this one too.
+    """
     wanted = f"{MARK}={mark}".encode()
     found = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit() or int(folder.name) == os.getpid():
             continue
         try:
-            if wanted in (folder / "environ").read_bytes().split(b"\0"):
+            there = (folder / "environ").read_bytes().split(b"\0")
+            if wanted in there and (not variable or any(v.startswith(variable) for v in there)):
                 found.append(int(folder.name))
         except OSError:
             continue  # another user's, or gone

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from slurm import processes
+from slurm import container, processes
 from slurm.allocation import meeting_point
 from slurm.attempt import Attempt, End
 from slurm.command import rank_environment, torchrun_argv
@@ -70,6 +70,7 @@ class Supervisor:
             attempt.config, node=attempt.node, cores=allocation.cores, inherited=os.environ
         )
         environment[processes.MARK] = mark
+        argv = container.wrap(attempt.config, argv, str(attempt.run_dir.path), os.environ)
         if self._signals.first:
             return "interrupted", None  # asked to stop before there was anything to stop
         reaper = processes.start_reaper(mark)
@@ -101,6 +102,11 @@ class Supervisor:
             reaper.wait()
         return self._judge(code), code
 
+    def _ranks(self, torchrun: int, mark: str) -> list[int]:
+        """Return the ranks here; with a container other processes are between them and us."""
+        inside = self._attempt.config.cluster.container is not None
+        return processes.ranks(mark) if inside else processes.children(torchrun)
+
     @property
     def _log(self) -> Path:
         return self._attempt.run_dir.torchrun_log(self._attempt.number, self._attempt.node)
@@ -122,7 +128,7 @@ class Supervisor:
                 # to those that have a handler: a rank that starts ignores the signal still, and
                 # one that ends has taken its handler down (Python restores the default) and
                 # would be killed by it after it saved.
-                for pid in processes.children(torchrun.pid):
+                for pid in self._ranks(torchrun.pid, mark):
                     if processes.catches(pid, signal.SIGUSR2):
                         processes.send(pid, signal.SIGUSR2)
                 resend = now + RESEND_SECONDS
@@ -135,7 +141,7 @@ class Supervisor:
             if closing == float("inf") and self._is_closing():
                 closing = now + CLOSING_SECONDS
             if now >= closing:
-                for pid in processes.children(torchrun.pid):
+                for pid in self._ranks(torchrun.pid, mark):
                     processes.send(pid, signal.SIGKILL)
         return code
 

@@ -14,7 +14,7 @@ from .config import RunConfig
 from .distributed import World
 from .rundir import RunDir, write_json
 
-Kind = Literal["raise", "kill", "hang", "nan", "stop", "oom"]
+Kind = Literal["raise", "kill", "hang", "nan", "stop", "oom", "slow"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def spent(run: RunDir) -> bool:
 
 
 def strike(fault: Fault, run: RunDir, attempt: int, rank: int) -> None:
-    """Do what the fault says to this rank; `nan` and `oom` are done where they happen.
+    """Do what the fault says to this rank; `nan`, `oom` and `slow` are done where they happen.
 
     Raises:
         RuntimeError: of the kind `raise`.

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import gc
 import importlib.metadata
-import os
 import platform
 import shutil
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +23,7 @@ from .distributed import World
 from .engine import AUTOCAST, Engine, autocast, build_engine, check_device
 from .evaluate import EvaluationAbandoned, to_tensors
 from .export import export_model
+from .health import check_health
 from .loop import Loop, Progress
 from .meters import Costs, peak_memory_bytes, probe_peak
 from .metrics import classify, compute_metrics
@@ -54,6 +53,7 @@ def run_training(run: RunDir, attempt: int, stop_raised: Callable[[], bool]) -> 
 
     Raises:
         UsageError: the data, the model or the device do not fit the configuration.
+        SickNode: a node is not well.
     """
     started = time.time()
     hf_logging.disable_progress_bar()
@@ -74,7 +74,7 @@ def _train(
     stop_raised: Callable[[], bool],
     started: float,
 ) -> None:
-    _write_environment(run, attempt, world)
+    _write_environment(run, attempt, config, world)
     asked, config = config, scaled_config(config)
     data, tokenizer = _prepare_data(run, config, world)
     task = config.task
@@ -210,16 +210,15 @@ def _zero_settings(config: RunConfig) -> dict[str, Any]:
     return yaml.safe_load(Path(config.engine.zero_config).read_text()) or {}
 
 
-def _write_environment(run: RunDir, attempt: int, world: World) -> None:
-    own = {
-        "rank": world.rank,
-        "host": socket.gethostname(),
-        "node": world.node,
-        "threads": torch.get_num_threads(),
-        "cores": len(os.sched_getaffinity(0)),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-    }
-    ranks = world.gather(own)
+def _write_environment(run: RunDir, attempt: int, config: RunConfig, world: World) -> None:
+    """Check that all ranks have what the plan says and are well; write down what they have.
+
+    Raises:
+        UsageError, SickNode: as `check_health`.
+    """
+    cuda = config.engine.device == "cuda"
+    device = torch.device("cuda", world.local_rank) if cuda else torch.device("cpu")
+    ranks = check_health(run, attempt, config, world, device)
     if not world.is_main:
         return
     versions = {"python": platform.python_version(), "cuda": torch.version.cuda}

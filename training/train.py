@@ -105,6 +105,9 @@ def main(argv: list[str] | None = None) -> int:
             "traceback": traceback.format_exc(),
             "secondary": is_secondary(error),
         }
+        if isinstance(blame := getattr(error, "blame", None), str):
+            # Another host than this rank's may be to blame, and rank 0 alone tells the story.
+            report |= {"blame": blame, "secondary": getattr(error, "secondary", False)}
         # On a full disk nobody can write it; the log, which is there, has it too.
         with contextlib.suppress(OSError):
             write_json(run.rank_error(args.attempt, node, rank), report)

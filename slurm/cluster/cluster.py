@@ -166,6 +166,25 @@ class VirtualCluster:
         """Plug the network cable of `node` in again. Raises ClusterError."""
         network.plug(self.layout, self._node(node), connected=True)
 
+    def block_ports(self, node: str, first: int, last: int) -> None:
+        """Let no connection to TCP ports `first` to `last` of `node` succeed. Raises ClusterError.
+
+        An empty range (`first` above `last`) opens them all again.
+        """
+        network.unblock(self.layout, self._node(node))
+        if first <= last:
+            network.block(self.layout, self._node(node), first, last)
+
+    def pin(self, node: str, cores: set[int]) -> None:
+        """Bind slurmd of `node`, and so the tasks it starts, to cores. Raises ClusterError."""
+        for pid in find(self.layout, self._node(node).name, "slurmd"):
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                os.sched_setaffinity(int(thread.name), cores)
+
+    def stop_munge(self) -> None:
+        """Kill munged, without which no command of Slurm is answered. Raises ClusterError."""
+        daemons.stop(self.layout, CONTROLLER, "munged")
+
     def restart_controller(self, crash: bool = False) -> None:
         """Stop slurmctld and start it on its saved state; returns when it listens.
 

@@ -79,3 +79,15 @@ def links(layout: Layout) -> list[str]:
 def plug(layout: Layout, host: Host, connected: bool) -> None:
     """Plug the cable of `host` in, or pull it."""
     run(["ip", "link", "set", layout.veth(host), "up" if connected else "down"])
+
+
+def block(layout: Layout, host: Host, first: int, last: int) -> None:
+    """Lose what `host` answers from TCP ports `first` to `last`, as a firewall does."""
+    rule = f"ip rule add ipproto tcp sport {first}-{last} blackhole pref 10"
+    run(["nsenter", f"--net={layout.namespace(host.name)}", "--", *rule.split()])
+
+
+def unblock(layout: Layout, host: Host) -> None:
+    """Take back what `block` did."""
+    enter = ["nsenter", f"--net={layout.namespace(host.name)}", "--"]
+    attempt([*enter, "ip", "rule", "del", "pref", "10"])

@@ -260,9 +260,21 @@ def test_the_environment_comes_back(monkeypatch):
     monkeypatch.setenv("SLURM_CPU_BIND", "x")
     monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
     monkeypatch.setenv("RANK", "0")
+    leaks = {"SLURM_CPU_BIND", "OMPI_COMM_WORLD_RANK", "RANK"}
+    for name in ("SBATCH_PARTITION", "SALLOC_ACCOUNT", "SRUN_CPUS_PER_TASK", "PMIX_RANK",
+                 "GLUELINE_NODE", "GLUELINE_MARK", "CUDA_VISIBLE_DEVICES",
+                 "ACCELERATE_USE_DEEPSPEED"):  # fmt: skip
+        monkeypatch.setenv(name, "1")
+        leaks.add(name)
+    for name in ("SLURM_CONF", "SLURM_CLUSTERS", "GLUELINE_RUNS", "WANDB_MODE"):
+        monkeypatch.setenv(name, "mine")
     with scrubbed_environment():
-        assert not {"SLURM_CPU_BIND", "OMPI_COMM_WORLD_RANK", "RANK"} & set(os.environ)
-    assert {"SLURM_CPU_BIND", "OMPI_COMM_WORLD_RANK", "RANK"} <= set(os.environ)
+        assert not leaks & set(os.environ)
+        assert os.environ["SLURM_CONF"] == os.environ["SLURM_CLUSTERS"] == "mine"
+        assert os.environ["GLUELINE_RUNS"] == os.environ["WANDB_MODE"] == "mine"
+    assert leaks <= set(os.environ)
+    with scrubbed_environment(slurm=False):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
 
 
 @pytest.mark.parametrize(

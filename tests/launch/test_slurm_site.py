@@ -4,12 +4,12 @@ import time
 import pytest
 
 from launch import slurm_site
+from launch.limits import parse_limit
 from launch.slurm_site import (
     JobInfo,
     SlurmSilent,
     job_states,
     parse_gpus,
-    parse_limit,
     parse_sacct,
     parse_scontrol,
     parse_sinfo,

@@ -38,6 +38,9 @@ def test_the_plan_has_the_partitions_gpus(cluster, shared):
         "submit", *LINE, "--procs-per-node", "1", "--dry-run", cwd=shared, env=cluster.env()
     )
     assert "#SBATCH --gpus-per-node=1" in one.stdout
+    # Cores and memory go with the GPUs.
+    assert "#SBATCH --mem=0" in shown and "#SBATCH --mem=4000M" in one.stdout
+    assert "#SBATCH --cpus-per-task=2" in one.stdout
 
 
 @pytest.mark.slurm
@@ -50,3 +53,12 @@ def test_gpus_that_torch_does_not_see_fail_the_run(cluster, shared):
     assert done.returncode == 1
     assert "torch sees none on this node" in done.stdout + done.stderr
     assert not (shared / "runs" / "blind" / "results.json").exists()
+
+
+@pytest.mark.slurm
+def test_doctor_says_that_torch_sees_no_gpu(cluster, shared):
+    words = ["--json", "--save", "none", "--runs", str(shared / "runs")]
+    done = glueline("doctor", *words, cwd=shared, env=cluster.env(), timeout=200)
+    assert done.returncode == 1, done.stderr
+    told = {f["check"]: f["text"] for f in json.loads(done.stdout)["findings"]}
+    assert "sees no GPU on node" in told["collective"]

@@ -16,7 +16,7 @@ class ClusterConfig:
     """The allocation. A site profile in `configs/clusters/` sets these keys."""
 
     profile: str | None = option(None, "--cluster", "PROFILE")
-    """Site profile: a name in `configs/clusters/` or a YAML file."""
+    """Site profile: a name in `configs/clusters/` or a YAML file; none: not the one of doctor."""
     executor: Literal["auto", "slurm", "local"] = option("auto", "--executor", "auto|slurm|local")
     """auto is Slurm where sbatch answers; local runs on this machine."""
     nodes: int = option(1, "--nodes", "N")
@@ -53,6 +53,16 @@ class ClusterConfig:
     """Network interface for gloo and NCCL; none lets them choose."""
     shared: tuple[str, ...] = ()
     """Folders that all nodes see although they look local (below /tmp, say)."""
+    container: str | None = None
+    """Image that the ranks run in: a file, or NAME:TAG with a registry (docker://…)."""
+    container_runtime: Literal["apptainer", "pyxis"] = "apptainer"
+    """apptainer (or singularity) starts the image itself; pyxis has srun do it (Enroot)."""
+    container_mounts: tuple[str, ...] = ()
+    """Further folders to see inside: /HOST[:/INSIDE[:ro]]. Code, run, data and weights are seen."""
+    container_python: str = "python3"
+    """Python of the image, which has torch and the other packages."""
+    health_check: bool = True
+    """Compare the nodes before training, and leave out one that is far slower than its peers."""
     max_requeues: int = 50
     """How often a job that was preempted, met its time limit or failed is queued again."""
     max_retries: int = 3
@@ -87,6 +97,18 @@ class ClusterConfig:
 
     def check(self) -> None:
         """Raise `UsageError` for values out of range."""
+        if self.container_mounts and self.container is None:
+            raise UsageError("cluster.container_mounts needs cluster.container: name the image")
+        if self.container and self.container_runtime == "pyxis" and self.executor == "local":
+            raise UsageError(
+                "cluster.container_runtime pyxis needs Slurm: use apptainer with --executor local"
+            )
+        for mount in self.container_mounts:
+            if not mount.startswith("/") or "," in mount:
+                raise UsageError(
+                    f"cluster.container_mounts '{mount}': write /HOST, /HOST:/INSIDE or "
+                    "/HOST:/INSIDE:ro"
+                )
         if self.nodes < 1:
             raise UsageError(f"--nodes must be at least 1, got {self.nodes}")
         if self.min_nodes is not None and not 1 <= self.min_nodes <= self.nodes:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from .schema import UsageError, option
 
-FAULT = re.compile(r"(raise|kill|hang|nan|stop|oom)@\d+(:\d+)?")
+FAULT = re.compile(r"(raise|kill|hang|nan|stop|oom|slow)@\d+(:\d+)?")
 """What `train.fault` may be."""
 
 
@@ -123,7 +123,8 @@ class TrainConfig:
     weights too; all the checkpoints too."""
     fault: str | None = None
     """Rehearse a fault, once: raise, kill, hang, nan or stop@STEP[:RANK]. oom@STEP runs out of
-    memory there once, oom@STEP:TOKENS until the budget is below TOKENS."""
+    memory there once, oom@STEP:TOKENS until the budget is below TOKENS. slow@0[:RANK] makes a rank
+    slow in the health check before step 0."""
 
     def check(self) -> None:
         """Raise `UsageError` for values out of range."""
@@ -143,8 +144,8 @@ class TrainConfig:
             raise UsageError(f"--save-every must be at least 1, got {self.save_every}")
         if self.fault is not None and not FAULT.fullmatch(self.fault):
             raise UsageError(
-                "train.fault must be raise, kill, hang, nan or stop@STEP[:RANK], or "
-                f"oom@STEP[:TOKENS], got {self.fault}"
+                "train.fault must be raise, kill, hang, nan or stop@STEP[:RANK], "
+                f"oom@STEP[:TOKENS] or slow@0[:RANK], got {self.fault}"
             )
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"--seed must be between 0 and {2**32 - 1}, got {self.seed}")
