@@ -58,6 +58,7 @@ def _plan_rows(plan: Plan) -> list[tuple[str, str]]:
         ("steps an epoch", _known(plan.steps_per_epoch)),
         ("optimizer steps", _known(plan.steps)),
         ("warm-up steps", _known(plan.warmup_steps)),
+        ("peak learning rate", f"{plan.lr:.3g}"),
         *_memory_rows(plan),
         *_time_rows(plan),
         ("before the time limit", plan.lead),
