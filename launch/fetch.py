@@ -83,6 +83,23 @@ def wanted(config: RunConfig) -> tuple[Wanted | None, Wanted | None]:
     )
 
 
+def make_cache(config: RunConfig, cache: Path) -> None:
+    """Make the cache that runs share, if it is not there; for its owner alone where that is asked.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
+    try:
+        if not cache.is_dir():
+            cache.mkdir(parents=True, exist_ok=True)
+            if config.cluster.private:
+                cache.chmod(0o700)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write to the runs folder {cache.parent}: {error.strerror}"
+        ) from None
+
+
 def already_here(config: RunConfig, cache: Path) -> RunConfig:
     """Return the configuration with the paths of what was fetched before. No network."""
     model, data = wanted(config)

@@ -65,7 +65,7 @@ def prepare(
     """
     # What was typed is judged before anything slow is imported.
     from launch.checks import look_at_inputs
-    from launch.fetch import already_here, fetch_all
+    from launch.fetch import already_here, fetch_all, make_cache
 
     if wait and not as_job:
         raise UsageError("--wait waits for the job of --submit")
@@ -76,7 +76,7 @@ def prepare(
     look_at_inputs(config)
     if check:
         return _check(config, cache, line, as_json)
-    cache.mkdir(parents=True, exist_ok=True)
+    make_cache(config, cache)
     config = fetch_all(config, cache)
     if as_job:
         return _submit(config, cache, wait, as_json)

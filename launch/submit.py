@@ -103,7 +103,7 @@ def submit_run(request: Request, how: How) -> int:
     from launch import checks
     from launch.executor import refused_in_advance
     from launch.existing import answer, check_data, check_same, command_line, current_state
-    from launch.fetch import already_here, fetch_all
+    from launch.fetch import already_here, fetch_all, make_cache
     from launch.planning import fitted, plan_with_inputs, with_its_budget
     from launch.preparation import is_ready, provide, request_words
     from launch.resolve import resolve
@@ -130,7 +130,9 @@ def submit_run(request: Request, how: How) -> int:
         _report(how, said, run, plan, None)
         return _follow(run, how) if how.wait and state in ("queued", "running") else 0
     line = command_line("prepare", *request_words(request))
-    with _tidy(resolved.runs):
+    with _tidy(cache):
+        if config.cluster.private:
+            make_cache(config, cache)
         fetched = fetch_all(config, cache)
         if fetched != config:
             plan = plan_with_inputs(fetched, resolved.runs)
@@ -239,6 +241,8 @@ def write_run(config: RunConfig, run: RunDir, plan: Plan, inputs: Inputs | None 
     temporary = RunDir(run.path.parent / f".tmp-{run.run_id}-{os.getpid()}")
     try:
         temporary.path.mkdir(parents=True)
+        if config.cluster.private:
+            temporary.path.chmod(0o700)
         temporary.config.write_text(config.dump(), encoding="utf-8")
         write_json(temporary.plan, plan.to_json())
         write_json(temporary.manifest, make_manifest(config))
@@ -281,9 +285,9 @@ def note_job(config: RunConfig, run: RunDir, job: str, first_attempt: int, **not
 
 
 @contextlib.contextmanager
-def _tidy(runs: Path) -> Iterator[None]:
-    """Remove the runs folder again after a failure, if it was made here and holds nothing."""
-    missing = [p for p in (runs, *runs.parents) if not p.exists()]
+def _tidy(cache: Path) -> Iterator[None]:
+    """Remove cache and runs folder again after a failure, if made here and empty."""
+    missing = [p for p in (cache, *cache.parents) if not p.exists()]
     try:
         yield
     except BaseException:

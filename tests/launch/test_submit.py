@@ -88,6 +88,12 @@ def test_the_manifest(here: Path, job: Any, typed: Type, monkeypatch: pytest.Mon
         assert path.is_dir() or "hush-" not in path.read_text()
 
 
+def test_a_private_run_is_readable_by_its_owner_only(here: Path, job: Any, typed: Type) -> None:
+    assert typed(LINE + " --set cluster.private=true").status == 0
+    run = only_run(here)
+    assert [p.stat().st_mode & 0o077 for p in (run.path, run.cache)] == [0, 0]
+
+
 def test_json(here: Path, job: Any, typed: Type) -> None:
     done = typed(LINE + " --json")
     value = json.loads(done.out)

@@ -80,6 +80,8 @@ class ClusterConfig:
     snapshot: bool = True
     """Run the code as it is at submission, from a copy in the runs folder's cache. false: the
     clone itself, as it is when the job starts."""
+    private: bool = False
+    """Only the owner may read run directories, and the cache where it is made for this run."""
 
     @property
     def time_minutes(self) -> int:
