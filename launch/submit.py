@@ -294,6 +294,8 @@ def _tidy(cache: Path) -> Iterator[None]:
         for place in missing:
             try:
                 place.rmdir()
+            except FileNotFoundError:
+                continue
             except OSError:
                 break
         raise
