@@ -52,3 +52,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print a row for every fault that the chaos suite played."""
+    rows = [
+        str(value)
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.stats.get(outcome, [])
+        for name, value in getattr(report, "user_properties", [])
+        if name == "chaos" and report.when == "call"
+    ]
+    if rows:
+        from tests.slurm.chaos import HEAD
+
+        terminalreporter.write_sep("-", "faults and what became of the run")
+        terminalreporter.write_line("\n".join([HEAD, *rows]))

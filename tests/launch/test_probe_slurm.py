@@ -91,7 +91,7 @@ def test_a_refused_shape_carries_slurms_reason(site: tuple[Path, dict[str, str]]
     assert done.returncode == 0, done.stderr
     print(done.stdout)
     refused = [line for line in done.stdout.splitlines() if line.startswith("refused: single")]
-    assert len(refused) == 1 and "2 nodes" in refused[0] and "limit" in refused[0]
+    assert len(refused) == 1 and "2 nodes" in refused[0] and "allows 1" in refused[0]
     lines = [line for line in done.stdout.splitlines() if "--partition single --nodes 1" in line]
     assert len(lines) == 1 and lines[0].split()[0].isdigit()
 

@@ -72,5 +72,5 @@ def test_a_run_survives_every_fault(arenas, kind, record_property):
     for outcome in chaos.play_all(arenas(kind.tracker), kind, turn=3 * KINDS.index(kind)):
         record_property("chaos", outcome.row())
         outcomes.append(outcome)
-    assert [o.fault for o in outcomes if o.wrong] == []
+    assert [o.row() for o in outcomes if o.wrong] == []
     assert {o.fault for o in outcomes} == set(FAULTS)

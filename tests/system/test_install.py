@@ -71,4 +71,5 @@ def test_from_a_plain_clone_in_any_folder(tmp_path):
         cwd=other, capture_output=True, text=True, env=clean_environment(PYTHONSAFEPATH=""),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert str(tmp_path / "clone") in done.stdout
+    # The job runs a copy of the clone's code.
+    assert str(other / "runs" / ".cache" / "code") in done.stdout

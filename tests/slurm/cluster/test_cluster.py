@@ -10,6 +10,7 @@ import pytest
 
 from slurm.cluster import BadRequest, ClusterConfig, ClusterError, VirtualCluster, packages
 from slurm.cluster.__main__ import main
+from slurm.cluster.layout import Layout
 from slurm.cluster.processes import end, own_processes
 
 pytestmark = [
@@ -63,14 +64,14 @@ def wait_until(true: Callable[[], object], seconds: float = 20) -> None:
         time.sleep(0.1)
 
 
-def traces() -> dict[str, object]:
-    """What a cluster could leave behind on this machine."""
-    freezer = Path("/sys/fs/cgroup/freezer")
-    return {
-        "mounts": sorted(line.split()[4] for line in Path("/proc/self/mountinfo").open()),
-        "links": sorted(p.name for p in Path("/sys/class/net").iterdir()),
-        "groups": sorted(p.name for p in freezer.glob("*") if p.is_dir()),
-    }
+def traces(state: Path) -> list[str]:
+    """What the cluster with this state folder has left behind on this machine."""
+    layout = Layout(state.resolve())
+    mounts = [m.split()[4] for m in Path("/proc/self/mountinfo").read_text().splitlines()]
+    links = [p.name for p in Path("/sys/class/net").iterdir()]
+    found = [m for m in mounts if m.startswith(str(layout.state))]
+    found += [name for name in links if name.startswith(layout.link_prefix)]
+    return [*found, *([str(layout.freezer)] if layout.freezer.is_dir() else [])]
 
 
 def test_nodes_have_hostnames_of_their_own(cluster: VirtualCluster) -> None:
@@ -158,14 +159,13 @@ def test_up_again_is_no_work_and_other_settings_are_refused(
 
 
 def test_down_leaves_nothing(tmp_path: Path) -> None:
-    before = traces()
     cluster = small(tmp_path / "made" / "s").up()
     # One child stays in the job's session and one leaves it: both must go.
     submit(cluster, tmp_path, "setsid sleep 61 & sleep 61", "-N2")
     wait_until(lambda: ask(cluster, "squeue", "-ho", "%T") == "RUNNING")
     assert cluster.down()
     assert own_processes(cluster.layout) == []
-    assert traces() == before
+    assert traces(tmp_path / "made" / "s") == []
     assert not (tmp_path / "made").exists()
     assert not cluster.down()
 
@@ -181,12 +181,11 @@ def test_up_copes_with_a_killed_cluster(tmp_path: Path) -> None:
 
 
 def test_down_copes_with_a_removed_folder(tmp_path: Path) -> None:
-    before = traces()
     cluster = small(tmp_path / "s").up()
     subprocess.run(["rm", "-rf", str(tmp_path / "s")], check=False, capture_output=True)
     assert cluster.down()
     assert own_processes(cluster.layout) == []
-    assert traces() == before
+    assert traces(tmp_path / "s") == []
     assert not (tmp_path / "s").exists()
 
 
@@ -201,14 +200,13 @@ def test_two_clusters_do_not_see_each_other(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("proctrack", ["pgid", "cgroup"])
 def test_proctracks(tmp_path: Path, proctrack: str) -> None:
-    before = traces()
     if proctrack == "cgroup" and not Path("/sys/fs/cgroup/freezer/cgroup.procs").exists():
         pytest.skip("no version-1 freezer controller here")
     with small(tmp_path / "s", proctrack=proctrack) as cluster:
         assert len(ask(cluster, "srun", "-N2", "hostname").split()) == 2
         states = ask(cluster, "sinfo", "-ho", "%T").split()
         assert not any("drain" in state for state in states)
-    assert traces() == before
+    assert traces(tmp_path / "s") == []
 
 
 def test_a_failure_is_explained_and_leaves_nothing_running(tmp_path: Path) -> None:
