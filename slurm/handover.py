@@ -24,7 +24,8 @@ def hand_over(attempt: Attempt, peers: Peers, signals: Signals) -> None:
         NodeFailed: Slurm does not queue it again.
         SystemExit: by submitit, after the requeue.
     """
-    reason = _no_requeue(attempt, peers, signals)
+    heard = signals.seen | peers.signals()
+    reason = _no_requeue(attempt, peers, heard)
     if reason:
         say(f"not queued again: {reason}")
         return
@@ -32,7 +33,7 @@ def hand_over(attempt: Attempt, peers: Peers, signals: Signals) -> None:
     # non-zero status, which ends them too: let them write their last line first.
     peers.await_end(HANDOVER_SECONDS)
     ignore_stops()  # the requeue's own TERM comes while scontrol runs
-    if signal.SIGUSR2 in signals.seen:
+    if signal.SIGUSR2 in heard:
         handler = signals.previous.get(signal.SIGUSR2)
         if callable(handler):
             _make_patient(handler, attempt)
@@ -61,18 +62,21 @@ def _queue_again(attempt: Attempt) -> None:
         ) from None
 
 
-def _no_requeue(attempt: Attempt, peers: Peers, signals: Signals) -> str | None:
-    """Return why the job is not to be queued again by us; None if it is."""
+def _no_requeue(attempt: Attempt, peers: Peers, heard: set[signal.Signals]) -> str | None:
+    """Return why the job is not to be queued again by us; None if it is.
+
+    `heard` are the signals that came to any node: one may come to a single one.
+    """
     limit = attempt.config.cluster.max_requeues
     if attempt.restarts >= limit:
         return f"cluster.max_requeues={limit} is reached"
     if asked_to_end(attempt.run_dir):
         return "a person asked for the end"
-    if signals.first is None:
+    if not heard:
         return "no signal asked for it"
     if attempt.allocation.slurm and not may_requeue(attempt.config):
         return "cluster.requeue is no, the next job of the run goes on"
-    if signal.SIGUSR2 not in signals.seen and not _goes_on(attempt, peers):
+    if signal.SIGUSR2 not in heard and not _goes_on(attempt, peers):
         return "Slurm ended the job, or queues it again by itself"
     return None
 

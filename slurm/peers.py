@@ -10,7 +10,7 @@ from slurm import scontrol
 from slurm.attempt import Attempt
 from slurm.failure import Cause
 from slurm.scontrol import Refused, Silent, say
-from slurm.signals import Signals
+from slurm.signals import STOPS, Signals
 from training.rundir import read_json
 
 LOOK_SECONDS = 0.5
@@ -46,6 +46,11 @@ class Peers:
                 value = read_json(attempt.run_dir.node(attempt.number, node))
                 found.append((node, value if isinstance(value, dict) else {}))
         return found
+
+    def signals(self) -> set[signal.Signals]:
+        """Return the signals that made other nodes stop; this one may have had none."""
+        names = {value.get("signal") for _, value in self.records()}
+        return {number for number in STOPS if number.name in names}
 
     def await_end(self, seconds: float) -> None:
         """Wait until all other agents have written their last line, or the time is over."""

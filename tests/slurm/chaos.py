@@ -46,6 +46,7 @@ PRECISIONS = ("fp32", "bf16")
 TRACKERS = ("linuxproc", "pgid", "cgroup")
 STEPS = 25
 """Of a run, for each fault that meets it: it must be on its way still when the last one comes."""
+SAME = "same bits"
 LEFT_BYTES = 300_000
 """Of a full disk: the log goes on, a checkpoint does not fit."""
 RESTORED = ("next_ids", "lr", "optimizer", "weights")
@@ -252,14 +253,15 @@ def play(
     place.attend(run, job)
     wait_for("the job lingers", lambda: not place.slurm("squeue", "-h", "-j", job), 60)
     state = run_state(snapshot(run), "gone")
-    differs = (
-        unlike(run, place.reference(kind.engine, kind.precision, steps))
-        if (state == "finished")
-        else [said(run)]
-    )
+    if state == "finished":
+        differs = unlike(run, place.reference(kind.engine, kind.precision, steps))
+        end = f"{', '.join(differs)} differ" if differs else SAME
+    else:
+        end = state
+        print(said(run), file=sys.stderr)
     for outcome in found:
-        outcome.end = "same bits" if not differs else f"{state}: {', '.join(differs)}"
-        outcome.wrong += [outcome.end] if differs else []
+        outcome.end = end
+        outcome.wrong += [] if end == SAME else [f"the run ended: {end}"]
     shutil.rmtree(run.path)
     return found
 
@@ -408,7 +410,7 @@ def summary(lines: Sequence[dict[str, Any]]) -> str:
             cells.append(f"{sum(not line['wrong'] for line in here)} of {len(here)}")
         seconds = [line["seconds"] for line in mine]
         again = [line["again"] for line in mine]
-        end = "same bits" if name in SURVIVED else "its cause named"
+        end = SAME if name in SURVIVED else "its cause named"
         state = f"{mine[0]['state']}, {end}" if name != "out of memory" else mine[0]["state"]
         rows.append(
             f"| {name} | {state} | {' | '.join(cells)} "
@@ -442,7 +444,7 @@ def many(faults: int, seed: int, tracker: str, engine: str, precision: str) -> N
     with arena(tracker) as place:
         found = play(place, Kind(engine, precision, tracker), names, gaps, save_every=2)
     print("\n".join([HEAD, *(outcome.row() for outcome in found)]))
-    same = len(found) == faults and all(outcome.end == "same bits" for outcome in found)
+    same = len(found) == faults and all(outcome.end == SAME for outcome in found)
     print(
         f"{len(found)} faults, {sum(o.attempts for o in found) + 1} attempts; weights, metrics and "
         f"examples {'equal' if same else 'DIFFER FROM'} the uninterrupted run's "
