@@ -9,7 +9,10 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -77,6 +80,27 @@ def screen_of_wandb(folder: Path, seconds: float = 15.0) -> str:
     return seen.decode(errors="replace")
 
 
+@contextmanager
+def process_lists(seconds: float = 0.5) -> Iterator[set[bytes]]:
+    """Collect the command lines of all processes; the hosts share one process table."""
+    found: set[bytes] = set()
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(seconds):
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                with suppress(OSError):
+                    found.add(path.read_bytes())
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield found
+    finally:
+        done.set()
+        thread.join()
+
+
 @pytest.mark.slurm
 @pytest.mark.data
 @pytest.mark.minilm
@@ -86,10 +110,14 @@ def test_the_cards_line_on_four_hosts(cluster, shared, data_dir):
     line += ["--max-steps", "30", "--zero", "2", "--global-batch", "64", "--micro-tokens", "512"]
     runs = shared / "runs"
     secrets = {"WANDB_API_KEY": "k" * 40, "HF_TOKEN": "hf_secretsecret", "WANDB_MODE": "offline"}
-    done = glueline(
-        "submit", *line, "--wait", "--runs", str(runs), cwd=shared,
-        env={**cluster.env(), **secrets}, timeout=800,
-    )  # fmt: skip
+    with process_lists() as commands:
+        done = glueline(
+            "submit", *line, "--wait", "--runs", str(runs), cwd=shared,
+            env={**cluster.env(), **secrets}, timeout=800,
+        )  # fmt: skip
+    assert any(b"training.train" in command for command in commands)
+    for secret in (b"k" * 40, b"hf_secretsecret"):
+        assert not any(secret in command for command in commands)
     logs = "".join(p.read_text()[-1500:] for p in runs.glob("*/attempts/0/logs/*"))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr + logs
     (run,) = [p for p in runs.iterdir() if not p.name.startswith(".")]
