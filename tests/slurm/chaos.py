@@ -182,6 +182,9 @@ def disk_full(arena: Arena, run: RunDir, job: str) -> None:
             wait_for("no checkpoint fails", failed)
     finally:
         filler.unlink(missing_ok=True)
+    # The next fault is to meet a run that has saved again, or it costs the steps of two.
+    now = step(run)
+    wait_for("no checkpoint", lambda: max(e["step"] for e in events(run, "saved")) > now)
 
 
 @dataclass(frozen=True)
