@@ -9,7 +9,7 @@ help:
 	@echo "make demo   install, then train the embedded task on this machine"
 	@echo "make test   install, then all tests, on a real Slurm started for them"
 	@echo "make lint   ruff and pyright"
-	@echo "make chaos  20 faults over one run on a virtual cluster; chaos-full: every one (hours)"
+	@echo "make chaos  20 faults over one run on a virtual cluster; chaos-full: every one (two hours)"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
