@@ -25,7 +25,8 @@ from typing import Any
 
 from launch.memory import Memory, Shape, encoder, memory, sizes_of
 from launch.presets import model_preset
-from slurm.command import Rendezvous, rank_environment, torchrun_argv
+from slurm.command import Rendezvous
+from slurm.start import ranks_of_node
 from training.config import (
     BatchConfig,
     ClusterConfig,
@@ -121,17 +122,10 @@ def run_one(config: RunConfig, folder: Path) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(config.dump())
-    argv = torchrun_argv(
-        python=sys.executable,
-        nodes=1,
-        procs=ranks,
-        node=0,
-        meet=Rendezvous("127.0.0.1", 20000 + os.getpid() % 10000, folder.name),
-        run_dir=str(folder),
-        attempt=0,
-        module="benchmarks.memory",
+    meet = Rendezvous("127.0.0.1", 20000 + os.getpid() % 10000, folder.name)
+    argv, environment = ranks_of_node(
+        config, meet, folder, node=0, nodes=1, cores=ranks, module="benchmarks.memory"
     )
-    environment = rank_environment(config, node=0, cores=ranks, inherited=os.environ)
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
     marks = [read_json(folder / f"memory-{n}.json") for n in range(ranks)]
     if None in marks:

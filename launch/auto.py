@@ -10,7 +10,8 @@ from typing import Any
 from slurm import container
 from training.config import RunConfig, UsageError, nearest
 
-from . import machine
+from . import machine, presets
+from .limits import check_limits, clock, read_limits
 
 CPU_TOKENS = 1024
 GPU_TOKENS = 16384
@@ -100,6 +101,9 @@ def decide(config: RunConfig) -> Iterator[tuple[str, Any, str]]:
             )
         if str(path) != image:
             yield "cluster.container", str(path), "as seen from here"
+    if engine.zero_config is not None and not engine.zero_settings:
+        settings = presets.zero_settings(engine.zero_config)
+        yield "engine.zero_settings", settings, f"zero_config {engine.zero_config}"
     if engine.precision == "auto":
         yield "engine.precision", *_precision(device, executor)
     if engine.compile == "graphs" and device == "cpu":
@@ -172,12 +176,8 @@ def slurm_nodes(config: RunConfig) -> Site:
     limits = [p.time_limit_minutes for p in usable]
     if None not in limits and cluster.time_minutes > max(m for m in limits if m is not None):
         most = max(m for m in limits if m is not None)
-        raise UsageError(
-            f"--time {cluster.time}: partition {names} allows {most // 60}:{most % 60:02d}:00"
-        )
-    from .limits import check_limits, of_partitions
-
-    check_limits(cluster, of_partitions(cluster, (p.name for p in usable)))
+        raise UsageError(f"--time {cluster.time}: partition {names} allows {clock(most)}")
+    check_limits(cluster, {p.name: read_limits(cluster, p.name) for p in usable})
     # Of several partitions any may be chosen: the run must fit the smallest node.
     return Site(
         f"partition {names}",

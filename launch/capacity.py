@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +11,19 @@ from typing import Any
 
 from training.config import ModelConfig, RunConfig
 from training.config.schema import to_plain
+from training.prepared import digest
 from training.rundir import read_json, write_json
 
 from . import gpus, machine
+from .child import ask_module
 from .memory import GIB, MIB, Anatomy, Sizes, encoder, measured, sizes_of
 
 LIKE_BERT = frozenset(("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert"))
 """Families whose layers are what `memory.encoder` counts."""
 ANATOMIES = "anatomy"
 """Folder below the cache."""
+COUNT_SECONDS = 300.0
+"""How long counting on the model itself may take."""
 
 
 @dataclass(frozen=True)
@@ -191,9 +192,7 @@ def anatomy_file(model: ModelConfig, cache: Path) -> Path:
             versions.append(version(name))
         except PackageNotFoundError:
             versions.append("")
-    what = [to_plain(model), versions]
-    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
-    return cache / ANATOMIES / f"{digest}.json"
+    return cache / ANATOMIES / f"{digest([to_plain(model), versions])[:16]}.json"
 
 
 def needs_counting(model: ModelConfig) -> bool:
@@ -212,21 +211,11 @@ def count_anatomy(config: RunConfig, cache: Path) -> Mapping[str, Any] | None:
     file = anatomy_file(config.model, cache)
     if isinstance(found := read_json(file), dict):
         return found
-    root = str(Path(__file__).resolve().parents[1])
-    request = json.dumps(to_plain(config))
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "training.anatomy"],
-            input=request,
-            cwd=root,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        found = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
-    except (OSError, subprocess.TimeoutExpired, ValueError, IndexError):
+        answer = ask_module("training.anatomy", to_plain(config), COUNT_SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
         return None
+    found = answer.value if answer.code == 0 else None
     if isinstance(found, dict):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, found)

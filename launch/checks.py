@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from training.config import ModelConfig, RunConfig, UsageError
 from training.rundir import RUN_ID
 
-from . import machine, presets
+from . import machine
 
 if TYPE_CHECKING:
     from training.sources import SourceInfo
@@ -97,8 +97,6 @@ def check_packages(config: RunConfig) -> None:
             f"--tracker {tracker} needs the package {tracker}, which is not installed: "
             f"pip install {tracker}, or --tracker none"
         )
-    if config.engine.zero_config is not None:
-        presets.zero_settings(config.engine.zero_config)
 
 
 def unused_settings(config: RunConfig, environ: Mapping[str, str] = os.environ) -> list[str]:

@@ -65,9 +65,10 @@ def clean(
     Queued and running runs are not touched, and of a run that can be resumed its newest whole
     checkpoint stays.
     """
-    from launch.existing import need_run
+    from launch.existing import confirmed, need_run
     from launch.garbage import Asked
     from launch.resolve import runs_folder
+    from launch.space import size_text
 
     folder = runs_folder(runs)
     chosen = [need_run(folder, name) for name in run_names]
@@ -79,7 +80,7 @@ def clean(
     if not as_json:
         show(items, left_alone, folder)
         if act and not yes:
-            act = agreed(f"remove {len(items)} of them, {size_text(total)}?")
+            act = confirmed(f"remove {len(items)} of them, {size_text(total)}?")
     freed, kept = remove(items) if act else (0, [])
     if as_json:
         value = {
@@ -157,6 +158,8 @@ def states_of(runs: dict[Path, RunDir], files: dict[Path, Snapshot]) -> dict[Pat
 
 def show(items: list[Item], left_alone: list[str], folder: Path) -> None:
     """Print what can go, a line each, and what is left alone."""
+    from launch.space import size_text
+
     for line in left_alone:
         print(line)
     if not items:
@@ -171,17 +174,6 @@ def show(items: list[Item], left_alone: list[str], folder: Path) -> None:
     for amount, kind, path, why in rows:
         print(f"{amount:>{widths[0]}}  {kind:<{widths[1]}}  {path:<{widths[2]}}  {why}")
     print(f"{size_text(sum(item.bytes for item in items))} in all")
-
-
-def agreed(question: str) -> bool:
-    """Return whether a person says yes.
-
-    Raises:
-        UsageError: there is nobody to ask.
-    """
-    from launch.existing import confirmed
-
-    return confirmed(question)
 
 
 def remove(items: list[Item]) -> tuple[int, list[str]]:
@@ -216,13 +208,6 @@ def remove(items: list[Item]) -> tuple[int, list[str]]:
             except OSError:
                 pass  # one is left in it
     return freed, kept
-
-
-def size_text(count: int) -> str:
-    """Return bytes for people."""
-    from launch.space import size_text as text
-
-    return text(count)
 
 
 def main() -> None:

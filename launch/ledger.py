@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from training.rundir import CACHE_FOLDER, RunDir, append_line, read_json
+from training.rundir import CACHE_FOLDER, RunDir, append_line, json_lines, read_json
 
 NAME = "ledger.jsonl"
 AT_ONCE = 200
@@ -67,12 +66,9 @@ def entry(run: RunDir) -> dict[str, Any] | None:
 def read(runs: Path) -> list[dict[str, Any]]:
     """Return the lines of a runs folder's ledger; the last of a run that stands there twice."""
     found: dict[str, dict[str, Any]] = {}
-    with contextlib.suppress(OSError):
-        for line in _path(runs).read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):
-                value = json.loads(line)
-                if isinstance(value, dict) and value.get("run_id"):
-                    found[value["run_id"]] = value
+    for line in json_lines(_path(runs)):
+        if line.get("run_id"):
+            found[line["run_id"]] = line
     return list(found.values())
 
 

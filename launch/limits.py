@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from slurm.scontrol import Refused, Silent, ask, job_fields
@@ -126,8 +126,3 @@ def _answer(*command: str) -> str:
         return ask(*command, seconds=SECONDS)
     except (Refused, Silent):
         return ""
-
-
-def of_partitions(cluster: ClusterConfig, names: Iterable[str]) -> dict[str, Limits]:
-    """Return the limits by partition."""
-    return {name: read_limits(cluster, name) for name in names}

@@ -144,9 +144,10 @@ def agent_files(run: RunDir, attempt: int, node: int | None) -> list[Path]:
     for path in sorted(run.logs(attempt).glob("*-torchrun.log"), key=_node_of):
         if node is None or _node_of(path) == node:
             found.append(path)
-    records = snapshot(run).nodes.get(attempt, [])
+    files = snapshot(run)
+    records = files.nodes.get(attempt, [])
     jobs = {str(r.get("job_id")) for r in records} or {
-        str(job["job_id"]) for job in snapshot(run).jobs[-1:]
+        str(job["job_id"]) for job in files.jobs[-1:]
     }
     for job in sorted(jobs):
         for path in sorted(run.submitit.glob(f"{job}_*_log.out"), key=_task_of):
@@ -252,10 +253,8 @@ def _seen(run: RunDir) -> tuple[View, Snapshot]:
 
 def show_errors(run: RunDir, attempt: int | None) -> int:
     """Print the first cause of an attempt's failure and its traceback; 1 if there was one."""
-    from dataclasses import replace
-
     from launch.view import cause_text, explain
-    from training.rundir import first_cause, read_json
+    from training.rundir import earliest_cause, read_json
 
     seen, files = _seen(run)
     number = max(files.nodes, default=None) if attempt is None else attempt
@@ -270,7 +269,7 @@ def show_errors(run: RunDir, attempt: int | None) -> int:
             return 1
         print(why_no_log(run, seen, files)[0], file=sys.stderr)
         return 0
-    cause = first_cause(replace(files, jobs=[], nodes={number: files.nodes[number]}))
+    cause = earliest_cause(files.nodes[number], number)
     if cause is None:
         print(f"run {run.run_id}: attempt {number} left no error", file=sys.stderr)
         return 0

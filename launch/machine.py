@@ -7,6 +7,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from .quota import mount_of
+
 NODE_LOCAL = ("/tmp", "/var/tmp", "/dev/shm", "/run")
 """Folders that are each node's own on nearly every cluster."""
 
@@ -107,20 +109,9 @@ def node_local(
     for folder in NODE_LOCAL:
         if path.is_relative_to(folder):
             return f"{folder} is each node's own"
-    if mounts is None:
-        try:
-            mounts = Path("/proc/mounts").read_text()
-        except OSError:
-            return None
-    best, kind = Path("/"), ""
-    for line in mounts.splitlines():
-        _, where, filesystem, *_ = line.split(" ")
-        place = Path(where.encode().decode("unicode_escape"))
-        # Later mounts cover earlier ones of the same place.
-        if path.is_relative_to(place) and len(place.parts) >= len(best.parts):
-            best, kind = place, filesystem
-    if kind in ("tmpfs", "ramfs"):
-        return f"{best} is in this machine's memory ({kind})"
+    mount = mount_of(path, mounts)
+    if mount is not None and mount.kind in ("tmpfs", "ramfs"):
+        return f"{mount.place} is in this machine's memory ({mount.kind})"
     return None
 
 

@@ -235,15 +235,13 @@ def slurm_cluster() -> str | None:
     return match[1] if match else None
 
 
-def zero_settings(text: str) -> Path:
-    """Return the file that `engine.zero_config` means: a name in `configs/zero/`, or a file.
+def zero_settings(text: str) -> dict[str, Any]:
+    """Return what `engine.zero_config` means: a name in `configs/zero/`, or a file.
 
     Raises:
         UsageError: it is unknown, or not a mapping.
     """
-    path = _find("zero", text)
-    read_yaml(path)
-    return path
+    return read_yaml(_find("zero", text))
 
 
 def model_preset(text: str) -> Preset:

@@ -7,7 +7,6 @@ takes no lock. `training.prepared` knows the entries; here they are made and loo
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import subprocess
@@ -23,6 +22,7 @@ from training.prepared import Prepared, digest, read_entry
 from training.rundir import file_sha256, read_json, write_json
 from training.sources import locate, model_folder, used_splits
 
+from .child import ask_module
 from .lock import locked
 
 RACY_SECONDS = 2.0
@@ -219,39 +219,18 @@ def _prove(config: RunConfig, cache: Path, value: dict[str, Any], tell: Tell) ->
     Raises:
         UsageError: something does not load; its own words.
     """
-    from slurm.command import project_root
-
     tell(f"loading model {config.model.name} and its rows with the network forbidden")
-    paths = [str(project_root()), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(paths),
-        "PYTHONSAFEPATH": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
     asked = {"config": config.dump(), "cache": str(cache), "entry": value}
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "training.prove"],
-            input=json.dumps(asked),
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=PROOF_SECONDS,
-            check=False,
-        )
+        answer = ask_module("training.prove", asked, PROOF_SECONDS)
     except subprocess.TimeoutExpired:
         raise UsageError(
             f"model {config.model.name}: loading it took more than {PROOF_SECONDS:.0f} s"
         ) from None
-    lines = done.stdout.strip().splitlines()
-    try:
-        seen = json.loads(lines[-1])
-    except (IndexError, ValueError):
-        said = " ".join((done.stderr.strip().splitlines() or ["it said nothing"])[-1].split())
+    if (seen := answer.value) is None:
         raise UsageError(
-            f"model {config.model.name} cannot be loaded here (exit {done.returncode}): {said}"
-        ) from None
+            f"model {config.model.name} cannot be loaded here (exit {answer.code}): {answer.said}"
+        )
     if "error" in seen:
         raise UsageError(f"without a network the job would fail: {seen['error']}")
     return seen

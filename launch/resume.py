@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from .preparation import Inputs
 
 MAY_CHANGE = frozenset(
-    "engine.zero engine.zero_config engine.offload engine.timeout engine.hang_timeout "
-    "engine.bucket_megabytes batch.micro_tokens train.save_every train.log_every "
-    "train.keep train.fault".split()
+    "engine.zero engine.zero_config engine.zero_settings engine.offload engine.timeout "
+    "engine.hang_timeout engine.bucket_megabytes batch.micro_tokens train.save_every "
+    "train.log_every train.keep train.fault".split()
 )
 """Keys that change where, how fast or how visibly a run is computed, never what."""
 SECTIONS_MAY_CHANGE = ("cluster", "tracking")
@@ -178,9 +178,12 @@ def apply(request: Request, config: RunConfig) -> tuple[RunConfig, dict[str, str
     put_typed(draft, request)
     if request.data is not None:
         put_data(draft, request)
+    if request.given("engine.zero_config"):
+        draft.put("engine.zero_settings", {}, "read again")
     if request.given("engine.zero") and draft.values["engine.zero"] is None:
         # What only ZeRO has goes with it.
-        for key, none in (("engine.offload", "none"), ("engine.zero_config", None)):
+        ours = {"engine.offload": "none", "engine.zero_config": None, "engine.zero_settings": {}}
+        for key, none in ours.items():
             if not request.given(key) and draft.values[key] != none:
                 draft.put(key, none, "--zero none")
     return draft.build(), draft.origins

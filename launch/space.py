@@ -7,12 +7,13 @@ import os
 import re
 import struct
 from pathlib import Path
-from typing import Any
 
 from training.checkpoints import KEPT
 from training.config import ModelConfig, RunConfig, UsageError
-from training.rundir import RunDir, read_json
+from training.rundir import RunDir
 
+from .capacity import model_description
+from .memory import encoder, sizes_of
 from .quota import narrowest
 
 BYTES = 4
@@ -23,11 +24,6 @@ WEIGHTS = 2
 """Copies of the weights alone: the best so far, and the exported model."""
 
 _LAYER = re.compile(r"\.layers?\.(\d+)\.")
-_SIZES = {
-    "hidden": ("hidden_size", "dim", "d_model"),
-    "layers": ("num_hidden_layers", "n_layers", "num_layers"),
-    "inner": ("intermediate_size", "hidden_dim", "d_ff"),
-}
 
 
 def check_space(config: RunConfig, runs: Path, run: RunDir | None = None) -> None:
@@ -120,7 +116,6 @@ def parameters(model: ModelConfig) -> int | None:
 
     Counted in its safetensors, else estimated from its sizes.
     """
-    described: dict[str, Any] = {}
     if not model.architecture:
         from training.sources import model_folder
 
@@ -129,9 +124,8 @@ def parameters(model: ModelConfig) -> int | None:
             return None
         if model.pretrained and (counted := _counted(folder, model.layers)):
             return counted
-        read = read_json(folder / "config.json")
-        described = read if isinstance(read, dict) else {}
-    return estimated(model, described)
+    sizes = sizes_of(model, model_description(model))
+    return encoder(sizes, "cpu", "fp32").parameters if sizes else None
 
 
 def _counted(folder: Path, layers: int | None) -> int:
@@ -157,29 +151,6 @@ def tensor_shapes(path: Path) -> dict[str, list[int]]:
         return {name: tensor["shape"] for name, tensor in header.items() if name != "__metadata__"}
     except (OSError, struct.error, ValueError, KeyError, TypeError):
         return {}
-
-
-def estimated(model: ModelConfig, described: dict[str, Any]) -> int | None:
-    """Return the parameters of an encoder of these sizes: embeddings, attention, feed-forward.
-
-    Args:
-        model: its sizes go before the others.
-        described: the model's own `config.json`.
-    """
-
-    def size(name: str, own: int | None) -> int | None:
-        found = own or next((described[k] for k in _SIZES[name] if k in described), None)
-        return found if isinstance(found, int) else None
-
-    hidden = size("hidden", model.hidden_size)
-    layers = size("layers", model.layers)
-    if hidden is None or layers is None:
-        return None
-    inner = size("inner", model.intermediate_size) or 4 * hidden
-    vocabulary = described.get("vocab_size", model.vocab_size)
-    positions = described.get("max_position_embeddings", 512)
-    layer = 4 * hidden * hidden + 2 * hidden * inner + 9 * hidden + inner
-    return (vocabulary + positions) * hidden + layers * layer + hidden * hidden
 
 
 def size_text(count: int) -> str:

@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 import traceback
@@ -19,10 +18,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from slurm import container, machine_facts, scontrol, wires
+from slurm import machine_facts, scontrol, wires
 from slurm.allocation import Allocation, read_allocation
-from slurm.command import Rendezvous, rank_environment, rendezvous_port, torchrun_argv
+from slurm.command import Rendezvous, rendezvous_port
 from slurm.scontrol import Refused, Silent, say
+from slurm.start import ranks_of_node
 from training.config import load_config
 from training.rundir import RunDir, read_json, write_json
 
@@ -273,20 +273,15 @@ class _Node:
             return
         config = load_config(RunDir(self.place.path).config)
         meet = Rendezvous(self.allocation.hosts[0], port, f"{self.allocation.raw_id}-doctor")
-        argv = torchrun_argv(
-            python=sys.executable,
-            nodes=self.count,
-            procs=config.cluster.procs_per_node or 1,
+        argv, environment = ranks_of_node(
+            config,
+            meet,
+            self.place.path,
             node=self.number,
-            meet=meet,
-            run_dir=str(self.place.path),
-            attempt=0,
+            nodes=self.count,
+            cores=self.allocation.cores,
             module=MODULE,
         )
-        environment = rank_environment(
-            config, node=self.number, cores=self.allocation.cores, inherited=os.environ
-        )
-        argv = container.wrap(config, argv, str(self.place.path), os.environ)
         with self.place.torchrun_log(self.number).open("ab") as log:
             began = time.monotonic()
             ranks = subprocess.Popen(

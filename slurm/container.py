@@ -32,8 +32,6 @@ def mounts(config: RunConfig, run_dir: str) -> list[str]:
     folders = [project_root(), Path(run_dir).parent]
     folders += [Path(p) for p in (task.path, model.path) if p]
     folders += [Path(file).parent for files in task.files.values() for file in files]
-    if config.engine.zero_config:
-        folders.append(Path(config.engine.zero_config).parent)
     kept: list[Path] = []
     for folder in sorted(set(folders), key=lambda f: (len(f.parts), f)):
         if not any(folder.is_relative_to(k) for k in kept):

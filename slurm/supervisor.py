@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-from slurm import container, processes
+from slurm import processes
 from slurm.allocation import meeting_point
 from slurm.attempt import Attempt, End
-from slurm.command import rank_environment, torchrun_argv
 from slurm.lead import lead_seconds
 from slurm.peers import Peers
 from slurm.scontrol import say
 from slurm.signals import EndOfJob, Signals, ignore_stops
+from slurm.start import ranks_of_node
 from training.rundir import read_json
 
 POLL_SECONDS = 0.1
@@ -56,21 +55,17 @@ class Supervisor:
         attempt, allocation = self._attempt, self._attempt.allocation
         mark = f"{allocation.raw_id}-{attempt.number}-{attempt.node}-{os.getpid()}"
         meet = meeting_point(allocation, attempt.number, attempt.nodes)
-        argv = torchrun_argv(
-            python=sys.executable,
-            nodes=attempt.nodes,
-            procs=attempt.procs,
+        argv, environment = ranks_of_node(
+            attempt.config,
+            meet,
+            attempt.run_dir.path,
             node=attempt.node,
-            meet=meet,
-            run_dir=str(attempt.run_dir.path),
+            nodes=attempt.nodes,
+            cores=allocation.cores,
             attempt=attempt.number,
             module=module,
         )
-        environment = rank_environment(
-            attempt.config, node=attempt.node, cores=allocation.cores, inherited=os.environ
-        )
         environment[processes.MARK] = mark
-        argv = container.wrap(attempt.config, argv, str(attempt.run_dir.path), os.environ)
         if self._signals.first:
             return "interrupted", None  # asked to stop before there was anything to stop
         reaper = processes.start_reaper(mark)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .rundir import RunDir, file_sha256, read_json, sync_path, write_json
+from .rundir import RunDir, file_problem, file_sha256, read_json, sync_path, write_json
 
 FORMAT = 1
 """Version of the layout. A run directory of a newer one is refused, not guessed at."""
@@ -90,13 +90,10 @@ def resized(folder: Path) -> str | None:
     if not isinstance(files, dict):
         return f"{folder.name}: no manifest"
     for name, entry in sorted(files.items()):
-        try:
-            size = (folder / name).stat().st_size
-        except OSError as error:
-            return f"{folder.name}/{name}: {error.strerror}"
-        if not _is_entry(entry) or size != entry["bytes"]:
-            wanted = entry["bytes"] if _is_entry(entry) else "what was written"
-            return f"{folder.name}/{name}: {size} bytes, not {wanted}"
+        if not _is_entry(entry):
+            return f"{folder.name}/{MANIFEST}: its content was altered"
+        if problem := file_problem(folder / name, entry["bytes"]):
+            return f"{folder.name}/{name} {problem}"
     return None
 
 
@@ -134,14 +131,8 @@ def damage(folder: Path, part: int = 0, parts: int = 1) -> str | None:
     for place, (name, entry) in enumerate(sorted(files.items())):
         if place % parts != part:
             continue
-        path = folder / name
-        try:
-            if path.stat().st_size != entry["bytes"]:
-                return f"{folder.name}/{name}: {path.stat().st_size} bytes, not {entry['bytes']}"
-            if file_sha256(path) != entry["sha256"]:
-                return f"{folder.name}/{name}: its content was altered"
-        except OSError as error:
-            return f"{folder.name}/{name}: {error.strerror}"
+        if problem := file_problem(folder / name, entry["bytes"], entry["sha256"]):
+            return f"{folder.name}/{name} {problem}"
     return None
 
 

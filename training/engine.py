@@ -7,8 +7,6 @@ since DDP and DeepSpeed average gradients over ranks.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
@@ -36,12 +34,11 @@ def build_engine(
     config: RunConfig,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    extra: dict[str, Any] | None = None,
 ) -> Engine:
     """Return the engine that the configuration asks for: never another one in its place."""
     if config.engine.zero is None:
         return DDPEngine(config, model, optimizer)
-    return DeepSpeedEngineAdapter(config, model, optimizer, extra)
+    return DeepSpeedEngineAdapter(config, model, optimizer)
 
 
 def check_device(config: RunConfig) -> None:

@@ -32,7 +32,7 @@ FIRST_SCALE, GROWTH_STEPS = 65536.0, 2000
 """fp16's first loss scale, and after how many good steps it doubles: torch's GradScaler's own."""
 
 
-def deepspeed_config(config: RunConfig, extra: dict[str, Any] | None = None) -> dict[str, Any]:
+def deepspeed_config(config: RunConfig) -> dict[str, Any]:
     """Return the DeepSpeed configuration of a run.
 
     Mixed precision is `torch_autocast`, not DeepSpeed's bf16 mode: weights stay fp32, and
@@ -46,7 +46,7 @@ def deepspeed_config(config: RunConfig, extra: dict[str, Any] | None = None) -> 
         "reduce_bucket_size": ZERO_BUCKET,
         "allgather_bucket_size": ZERO_BUCKET,
     }
-    zero.update(extra or {})
+    zero.update(engine.zero_settings)
     if engine.offload != "none":
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": engine.device == "cuda"}
     if engine.offload == "all":
@@ -80,7 +80,6 @@ class DeepSpeedEngineAdapter(Engine):
         config: RunConfig,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        extra: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(config)
         os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
@@ -96,9 +95,7 @@ class DeepSpeedEngineAdapter(Engine):
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self.stage = config.engine.zero
         self.clip = config.optim.clip
-        plugin = DeepSpeedPlugin(
-            hf_ds_config=deepspeed_config(config, extra), zero3_init_flag=False
-        )
+        plugin = DeepSpeedPlugin(hf_ds_config=deepspeed_config(config), zero3_init_flag=False)
         self.embeddings = prepare_compute(config, model, defer=self.stage in (0, 1))
         backend = "gloo" if config.engine.device == "cpu" else "nccl"
         # Without the backend Accelerate counts one process on CPU; with `cpu=True` it would

@@ -8,6 +8,7 @@ that rows which change later do not change what a queued job reads. Standard lib
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shlex
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import UsageError
-from .rundir import RunDir, file_sha256, read_json
+from .rundir import RunDir, file_problem, file_sha256, read_json
 
 FORMAT = 1
 """Version of an entry; part of its name's digest."""
@@ -128,19 +129,13 @@ def altered(
     for file in entry.files:
         if file["role"] not in wanted:
             continue
-        path = located(entry.cache, file["path"])
-        try:
-            seen = path.stat()
-            if seen.st_size != file["bytes"]:
-                return f"{path} has {seen.st_size} bytes, not {file['bytes']}"
-            if not full and seen.st_mtime_ns == file.get("mtime_ns"):
-                continue
-            if (limit is None or seen.st_size <= limit) and file_sha256(path) != file["sha256"]:
-                return f"{path} holds other bytes than were written"
-        except FileNotFoundError:
-            return f"{path} is gone"
-        except OSError as error:
-            return f"{path} cannot be read: {error.strerror}"
+        path, read = located(entry.cache, file["path"]), True
+        with contextlib.suppress(OSError):
+            read = full or path.stat().st_mtime_ns != file.get("mtime_ns")
+        if limit is not None and file["bytes"] > limit:
+            read = False
+        if problem := file_problem(path, file["bytes"], file["sha256"] if read else None):
+            return f"{path} {problem}"
     return None
 
 
@@ -183,9 +178,6 @@ def _resized(entry: Prepared) -> str | None:
     """Return which file of the model has another size; its content the loader reads anyway."""
     for file in entry.files:
         path = located(entry.cache, file["path"])
-        try:
-            if path.stat().st_size != file["bytes"]:
-                return f"{path} has {path.stat().st_size} bytes, not {file['bytes']}"
-        except OSError as error:
-            return f"{path}: {error.strerror}"
+        if problem := file_problem(path, file["bytes"]):
+            return f"{path} {problem}"
     return None

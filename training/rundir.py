@@ -204,6 +204,27 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def file_problem(path: Path, size: int, sha256: str | None = None) -> str | None:
+    """Return what is wrong with a file, as words that go on after its name; None if nothing is.
+
+    Args:
+        path: the file.
+        size: bytes that were written.
+        sha256: of the content that was written; None: the content is not read.
+    """
+    try:
+        seen = path.stat().st_size
+        if seen != size:
+            return f"has {seen} bytes, not {size}"
+        if sha256 is not None and file_sha256(path) != sha256:
+            return "holds other bytes than were written"
+    except FileNotFoundError:
+        return "is gone"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return None
+
+
 def sync_path(path: Path) -> None:
     """Flush a file or a folder to its disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -272,7 +293,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """
     kept: dict[tuple[str, int, str], dict[str, Any]] = {}
     events: list[dict[str, Any]] = []
-    for line in metric_lines(path):
+    for line in json_lines(path):
         if line.get("kind") == "event":
             events.append(line)
             continue
@@ -286,8 +307,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     )
 
 
-def metric_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield every line of `metrics.jsonl` as it was written, those that were made again too."""
+def json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a file of JSON lines, as `parse_lines`; none where it cannot be read."""
     with contextlib.suppress(OSError):
         yield from parse_lines(path.read_text(encoding="utf-8"))
 

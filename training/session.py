@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from torch import nn
 from transformers.utils import logging as hf_logging
 
@@ -97,9 +96,7 @@ def _train(
     shards = Shards(checkpoint.folder) if checkpoint else None
     if checkpoint and shards:
         load_weights(model, checkpoint, shards)
-    engine = build_engine(
-        config, model, build_optimizer(model, config.optim), _zero_settings(config)
-    )
+    engine = build_engine(config, model, build_optimizer(model, config.optim))
     del model
     held = (0, 0)
     if checkpoint and shards:
@@ -201,13 +198,6 @@ def _prepare_data(run: RunDir, config: RunConfig, world: World) -> tuple[TokenDa
     if failed:
         raise UsageError(failed)
     return open_tokens(Path(tokens_path)), AutoTokenizer.from_pretrained(tokenizer_path)
-
-
-def _zero_settings(config: RunConfig) -> dict[str, Any]:
-    """Return the extra DeepSpeed settings that `engine.zero_config` names (an absolute path)."""
-    if not config.engine.zero_config:
-        return {}
-    return yaml.safe_load(Path(config.engine.zero_config).read_text()) or {}
 
 
 def _write_environment(run: RunDir, attempt: int, config: RunConfig, world: World) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .rundir import file_sha256, read_json, sync_path
+from .rundir import file_problem, file_sha256, read_json, sync_path
 
 FORMAT = 1
 """Version of the layout; part of every fingerprint."""
@@ -159,14 +159,8 @@ def damage(folder: Path) -> str | None:
     if not isinstance(manifest, dict):
         return f"{folder}/manifest.json cannot be read"
     for name, about in (manifest.get("files") or {}).items():
-        path = folder / name
-        try:
-            if path.stat().st_size != about["bytes"]:
-                return f"{path} has {path.stat().st_size} bytes, not {about['bytes']}"
-            if file_sha256(path) != about["sha256"]:
-                return f"{path} holds other bytes than were written"
-        except OSError as error:
-            return f"{path}: {error.strerror}"
+        if problem := file_problem(folder / name, about["bytes"], about["sha256"]):
+            return f"{folder / name} {problem}"
     return None
 
 

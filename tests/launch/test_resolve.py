@@ -208,6 +208,20 @@ def test_a_key_of_a_mapping_can_be_set() -> None:
     assert asked(sets=sets).config.cluster.env == {"NCCL_DEBUG": "INFO", "A": "1"}
 
 
+def test_settings_of_deepspeed_are_read_at_submission(here: Path) -> None:
+    path = write(here / "my.yaml", "reduce_bucket_size: 1000\noverlap_comm: false\n")
+    zero = (("engine.zero", "2"),)
+    engine = asked(*zero, sets=(("engine.zero_config", path),)).config.engine
+    assert engine.zero_settings == {"reduce_bucket_size": 1000, "overlap_comm": False}
+    named = asked(*zero, sets=(("engine.zero_config", "default"),)).config.engine
+    assert named.zero_settings["reduce_bucket_size"] == 50_000_000
+    one = (("engine.zero_settings.reduce_bucket_size", "5e7"),)
+    assert asked(*zero, sets=one).config.engine.zero_settings == {"reduce_bucket_size": 5e7}
+    write(here / "my.yaml", "stage: 3\n")
+    with pytest.raises(UsageError, match=r"my.yaml: leave out 'stage'"):
+        asked(*zero, sets=(("engine.zero_config", path),))
+
+
 def test_the_runs_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert runs_folder(None) == here / "runs"
     assert runs_folder(None, "/site/runs") == Path("/site/runs")

@@ -269,6 +269,7 @@ def test_what_may_change_is_there() -> None:
     } == {
         "engine.zero",
         "engine.zero_config",
+        "engine.zero_settings",
         "engine.offload",
         "engine.timeout",
         "engine.hang_timeout",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from slurm.cluster import ClusterConfig, VirtualCluster
 from slurm.processes import children
-from training.rundir import RunDir, metric_lines, read_json, snapshot
+from training.rundir import RunDir, json_lines, read_json, snapshot
 
 from .slurmtools import lingers, start_now, wait_for
 
@@ -130,7 +130,7 @@ class Arena:
         deadline = time.monotonic() + seconds
         while not self.over(run, job):
             number = max(run.attempt_numbers())
-            logged = (e for e in metric_lines(run.metrics) if e["attempt"] == number)
+            logged = (e for e in json_lines(run.metrics) if e["attempt"] == number)
             trains = number >= before and any(e["kind"] == "train" for e in logged)
             if trains and len(self.ranks(run)) == 2:
                 return True
@@ -168,7 +168,7 @@ def arena(tracker: str) -> Iterator[Arena]:
 def step(run: RunDir) -> int:
     """Return the last step that the last attempt logged."""
     number = max(run.attempt_numbers(), default=0)
-    lines = (e for e in metric_lines(run.metrics) if e["attempt"] == number)
+    lines = (e for e in json_lines(run.metrics) if e["attempt"] == number)
     return max((line["step"] for line in lines if line["kind"] == "train"), default=0)
 
 

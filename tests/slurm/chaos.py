@@ -32,7 +32,7 @@ from training.rundir import (
     RunDir,
     append_line,
     first_cause,
-    metric_lines,
+    json_lines,
     parse_lines,
     run_state,
     snapshot,
@@ -331,7 +331,7 @@ def play_alone(place: Arena, kind: Kind, name: str) -> Outcome:
 
 def steps_again(run: RunDir, attempts: Iterable[int]) -> int:
     """Return the most steps that one of some attempts had to make again."""
-    lines = [line for line in metric_lines(run.metrics) if line["kind"] == "train"]
+    lines = [line for line in json_lines(run.metrics) if line["kind"] == "train"]
     most = 0
     for number in attempts:
         before = max((e["step"] for e in lines if e["attempt"] < number), default=0)

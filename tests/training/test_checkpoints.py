@@ -60,9 +60,9 @@ def test_whole(run):
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
-        (lambda f: (f / "shard").write_text("numberz"), "altered"),
+        (lambda f: (f / "shard").write_text("numberz"), "holds other bytes"),
         (lambda f: (f / "shard").write_text("number"), "6 bytes, not 7"),
-        (lambda f: (f / "shard").unlink(), "No such file"),
+        (lambda f: (f / "shard").unlink(), "is gone"),
         (lambda f: (f / checkpoints.MANIFEST).unlink(), "no manifest"),
         (lambda f: (f / checkpoints.MANIFEST).write_text("{"), "no manifest"),
         (lambda f: respell(f / checkpoints.MANIFEST, "sha256", "sia256"), "manifest.json: its"),
@@ -129,6 +129,6 @@ def test_the_newest_sound_one_is_told_by_sizes(tmp_path):
     step, damaged = checkpoints.newest_sound(run)
     assert step == 2
     assert damaged == [
-        "step-6/shard-0.safetensors: No such file or directory",
-        "step-4/shard-0.safetensors: 4 bytes, not 5",
+        "step-6/shard-0.safetensors is gone",
+        "step-4/shard-0.safetensors has 4 bytes, not 5",
     ]

@@ -129,3 +129,9 @@ def test_bf16_is_autocast_and_reduces_in_fp32():
     settings = deepspeed_config(RunConfig(engine=EngineConfig(zero=1, precision="bf16")))
     assert settings["torch_autocast"]["lower_precision_safe_modules"] == []
     assert settings["bf16"] == {"enabled": False}
+
+
+def test_settings_of_ones_own_reach_deepspeed():
+    engine = EngineConfig(zero=2, zero_settings={"reduce_bucket_size": 1000})
+    zero = deepspeed_config(RunConfig(engine=engine))["zero_optimization"]
+    assert zero["reduce_bucket_size"] == 1000 and zero["stage"] == 2

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from .schema import UsageError, option
 
@@ -16,6 +16,8 @@ class EngineConfig:
     """DeepSpeed at that ZeRO stage; none is plain DDP."""
     zero_config: str | None = None
     """YAML file or name in `configs/zero/` with more DeepSpeed settings for zero_optimization."""
+    zero_settings: dict[str, Any] = field(default_factory=dict)
+    """What `zero_config` holds, read at submission: the job reads no file of somebody else's."""
     offload: Literal["none", "optimizer", "all"] = option("none", "--offload", "optimizer|all")
     """Keep optimizer state (ZeRO 1-3), or parameters too (ZeRO 3), in CPU memory."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option("auto", "--precision", "P")
@@ -39,6 +41,10 @@ class EngineConfig:
             raise UsageError("--offload all (parameters too) needs --zero 3")
         if self.zero_config and self.zero is None:
             raise UsageError("engine.zero_config needs --zero")
+        if "stage" in self.zero_settings:
+            raise UsageError(
+                f"engine.zero_config {self.zero_config}: leave out 'stage', --zero says it"
+            )
         if self.precision == "fp16" and self.device == "cpu":
             raise UsageError("fp16 does not run on CPU: use --precision bf16 or fp32")
         if self.compile == "graphs" and (self.device == "cpu" or self.zero is not None):

@@ -6,8 +6,10 @@ valid one. Nothing here knows what the configuration is about.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import json
 import math
 import types
 import typing
@@ -113,6 +115,10 @@ def coerce(value: Any, annotation: Any, where: str) -> Any:
         if not isinstance(value, (list, tuple)):
             raise wrong
         return tuple(coerce(item, args[0], where) for item in value)
+    if annotation is Any:
+        with contextlib.suppress(ValueError, TypeError):
+            return json.loads(value)
+        return value
     if origin is dict:
         if not isinstance(value, Mapping):
             raise wrong
