@@ -1,0 +1,136 @@
+"""The sweep folder: which trials a sweep has, and where each one's run is.
+
+The one module that knows what lies where below `<runs>/.sweeps/<name>/`. Standard library only. A
+trial is a run like any other, in the runs folder beside the sweep's; the sweep's own files say
+which runs belong together and what was varied.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .rundir import RunDir, json_lines
+
+SWEEPS_FOLDER = ".sweeps"
+"""Below the runs folder."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One line of `trials.jsonl`."""
+
+    number: int
+    """From 0, in the order of the sweep; never given out again."""
+    run_id: str
+    """Name of its run directory: the digest in it is that of its resolved configuration."""
+    axes: dict[str, Any]
+    """What the sweep varies, by the names that the person typed: `{"global_batch": 128}`."""
+    values: dict[str, Any] = field(default_factory=dict)
+    """What differs from the base configuration, by dotted key."""
+    base: int = 0
+    """Number of the base configuration."""
+    plan: int = 0
+    """Number of the plan, see `SweepDir.plans`."""
+
+    def plain(self) -> dict[str, Any]:
+        """Return the line."""
+        return {
+            "number": self.number,
+            "run_id": self.run_id,
+            "axes": self.axes,
+            "values": self.values,
+            "base": self.base,
+            "plan": self.plan,
+        }
+
+
+class SweepDir:
+    """Paths of one sweep. Nothing is created by naming it."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path).absolute()
+
+    def __repr__(self) -> str:
+        return f"SweepDir({str(self.path)!r})"
+
+    @property
+    def name(self) -> str:
+        """The sweep's name: that of its folder."""
+        return self.path.name
+
+    @property
+    def runs(self) -> Path:
+        """The runs folder, which holds the trials' run directories."""
+        return self.path.parents[1]
+
+    @property
+    def spec(self) -> Path:
+        """Written by launch: the sweep as it was asked for."""
+        return self.path / "sweep.yaml"
+
+    @property
+    def trials(self) -> Path:
+        """Written by launch (grid) or appended by the workers (search): a JSON line a trial."""
+        return self.path / "trials.jsonl"
+
+    @property
+    def plans(self) -> Path:
+        """Written by launch: the plans, which many trials share."""
+        return self.path / "plans.json"
+
+    @property
+    def manifest(self) -> Path:
+        """Written by launch: code, versions and data, as a run's."""
+        return self.path / "manifest.json"
+
+    @property
+    def jobs(self) -> Path:
+        """Written by launch: the arrays that were submitted, oldest first."""
+        return self.path / "jobs.json"
+
+    @property
+    def claims(self) -> Path:
+        """One file a trial that a worker took, written by that worker."""
+        return self.path / "claims"
+
+    @property
+    def submitit(self) -> Path:
+        """Written by submitit: its pickles, scripts and the workers' output."""
+        return self.path / "submitit"
+
+    @property
+    def journal(self) -> Path:
+        """Written by Optuna: the study of a search."""
+        return self.path / "study.journal"
+
+    def base(self, number: int) -> Path:
+        """Written by launch: a configuration that trials differ from."""
+        return self.path / f"base-{number}.yaml"
+
+    def run(self, trial: Trial) -> RunDir:
+        """Return the run directory of a trial; it is there once a worker took the trial."""
+        return RunDir(self.runs / trial.run_id)
+
+
+def sweeps_folder(runs: Path) -> Path:
+    """Return the folder of a runs folder's sweeps."""
+    return runs / SWEEPS_FOLDER
+
+
+def read_trials(sweep: SweepDir) -> list[Trial]:
+    """Return the trials of a sweep, in order; a line that a crash cut off is left out."""
+    found: dict[int, Trial] = {}
+    for line in json_lines(sweep.trials):
+        if isinstance(line.get("number"), int) and isinstance(line.get("run_id"), str):
+            found[line["number"]] = Trial(
+                line["number"],
+                line["run_id"],
+                line.get("axes") or {},
+                line.get("values") or {},
+                line.get("base", 0),
+                line.get("plan", 0),
+            )
+    return [found[number] for number in sorted(found)]
