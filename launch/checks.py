@@ -100,10 +100,13 @@ def check_packages(config: RunConfig) -> None:
 
 
 def unused_settings(config: RunConfig, environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Return notes on variables by which sbatch would take a value that glueline was not told."""
+    """Return notes on what was typed, or is in the environment, and changes nothing."""
+    notes = []
+    if config.optim.base_batch is not None and config.optim.lr_rule == "fixed":
+        notes.append("--base-batch is not used without --lr-rule: the learning rate is as typed")
     if config.cluster.executor != "slurm" or "SLURM_JOB_ID" in environ:
-        return []  # inside a job they are the outer one's
-    return [
+        return notes  # inside a job they are the outer one's
+    return notes + [
         f"SBATCH_{key.upper()} is not used, a run says what it asks for: --{key} {value}"
         for key in ("account", "partition", "qos")
         if (value := environ.get(f"SBATCH_{key.upper()}")) and getattr(config.cluster, key) != value

@@ -100,12 +100,15 @@ def _folder(found: Compiled, name: str) -> SweepDir:
 
 def _own_name(found: Compiled, spec: Spec) -> str:
     """Return a name that stays the same when values are added to an axis."""
+    from launch.grid import key_of
     from training.config import slug
-    from training.config.schema import to_plain
+    from training.config.schema import get_dotted, leaves, to_plain
     from training.prepared import digest
 
     base = next(iter(found.bases.values())).resolved.config
-    what = [to_plain(base), sorted(spec.axes), [sorted(p) for p in spec.points]]
+    varied = {key_of(name, "") for name in (*spec.axes, *(n for p in spec.points for n in p))}
+    same = [to_plain(get_dotted(base, key)) for key in leaves(RunConfig) if key not in varied]
+    what = [same, sorted(spec.axes), [sorted(p) for p in spec.points]]
     return f"{slug(base.task.name)}-{slug(base.model.name)}-{digest(what)[:6]}"
 
 
@@ -270,10 +273,8 @@ def _report(
         return
     what = f"{len(trials)} trials: {count_text(states)}"
     if jobs:
-        arrays = "Slurm array" if len(jobs) == 1 else "Slurm arrays"
-        print(
-            f"submitted {cost['trials']} trials of sweep {place.name} as {arrays} {', '.join(jobs)}"
-        )
+        count, names = cost["trials"], ", ".join(jobs)
+        print(f"submitted {count} trials of sweep {place.name} as job {names}")
     else:
         print(f"sweep {place.name}: nothing to submit" if not how["dry_run"] else place.name)
     print(f"  {what}")

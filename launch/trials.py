@@ -73,6 +73,8 @@ def compile_sweep(request: Request, spec: Spec) -> Compiled:
     """
     _check_typed(request, spec)
     points = expand(spec)
+    # With one trial's values a base is a whole configuration; each trial sets all of these itself.
+    shared = set.intersection(*(set(point) for point in points))
     bases: dict[str, Base] = {}
     places: dict[tuple[Any, ...], tuple[str, _Planner]] = {}
     plans: dict[str, Plan] = {}
@@ -86,7 +88,8 @@ def compile_sweep(request: Request, spec: Spec) -> Compiled:
         try:
             identity = tuple((k, str(v)) for k, v in heavy.items())
             if identity not in places:
-                base = _base(request, spec.fixed, heavy)
+                first = {key_of(n, "--grid"): point[n] for n in shared}
+                base = _base(request, spec.fixed, {**first, **heavy})
                 if past is None:
                     past = ledger.gathered(base.resolved.runs)
                 name = digest(to_plain(base.config))[:16]
@@ -138,12 +141,12 @@ class _Planner:
         return replace(plan, disk=disk_text(config))
 
 
-def _base(request: Request, fixed: Mapping[str, Any], heavy: Mapping[str, Any]) -> Base:
-    """Resolve what trials have in common, where its own axes are `heavy`."""
+def _base(request: Request, fixed: Mapping[str, Any], axes: Mapping[str, Any]) -> Base:
+    """Resolve what trials have in common, with the axes of its first trial."""
     from .fetch import already_here
     from .resolve import resolve
 
-    values = {**fixed, **heavy}
+    values = {**fixed, **axes}
     named = {k: str(values.pop(k)) for k in NAMED if k in values}
     typed = {k for k in NAMED if getattr(request, k)}
     request = replace(request, **{k: v for k, v in named.items() if k not in typed})

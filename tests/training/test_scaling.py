@@ -57,7 +57,6 @@ def test_at_the_base_nothing_changes_and_scaling_is_done_once(rule, batch):
     ("change", "said"),
     [
         ({"base_batch": None}, "needs --base-batch"),
-        ({"lr_rule": "fixed"}, "--base-batch is for --lr-rule"),
         ({"base_batch": 0}, "--base-batch must be at least 1"),
         ({"lr_rule": "sqrt_adam", "name": "sgd"}, "not of --optimizer sgd"),
     ],

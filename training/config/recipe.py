@@ -77,8 +77,6 @@ class OptimConfig:
             raise UsageError(
                 f"--lr-rule {self.lr_rule} needs --base-batch, the global batch at which --lr holds"
             )
-        if self.lr_rule == "fixed" and self.base_batch is not None:
-            raise UsageError("--base-batch is for --lr-rule: add --lr-rule sqrt, or leave it out")
         if self.lr_rule == "sqrt_adam" and self.name not in ("adamw", "adam"):
             raise UsageError(f"--lr-rule sqrt_adam is Adam's, not of --optimizer {self.name}")
         if self.weight_decay < 0:
