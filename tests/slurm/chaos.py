@@ -175,6 +175,8 @@ def disk_full(arena: Arena, run: RunDir, job: str) -> None:
         room = stat.f_bavail * stat.f_frsize - LEFT_BYTES
         if room > 0:
             os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, room)
+        # What came before may still have something to follow: another start.
+        arena.lift_hold(job)
         return len(events(run, "save_failed")) > before
 
     try:
@@ -184,7 +186,12 @@ def disk_full(arena: Arena, run: RunDir, job: str) -> None:
         filler.unlink(missing_ok=True)
     # The next fault is to meet a run that has saved again, or it costs the steps of two.
     now = step(run)
-    wait_for("no checkpoint", lambda: max(e["step"] for e in events(run, "saved")) > now)
+    wait_for("no checkpoint", lambda: arena.lift_hold(job) or saved_after(run, now))
+
+
+def saved_after(run: RunDir, number: int) -> bool:
+    """Return whether a run saved after a step."""
+    return max((e["step"] for e in events(run, "saved")), default=0) > number
 
 
 @dataclass(frozen=True)
@@ -280,6 +287,9 @@ def _meet(place: Arena, run: RunDir, job: str, outcome: Outcome, gap: int) -> bo
         try:
             fault.strike(place, run, job)
             break
+        except AssertionError:
+            print(place.slurm("squeue", "-a"), said(run), sep="\n", file=sys.stderr)
+            raise
         except (ProcessLookupError, IndexError, FileNotFoundError):
             # The last fault still had something to follow: it is about to start again.
             assert time.monotonic() < deadline, "no ranks to be found"
