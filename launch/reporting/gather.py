@@ -1,0 +1,397 @@
+"""From a sweep's or a run's folder to what a report says of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from launch.existing import command_line
+from training.config import RunConfig, UsageError, load_config
+from training.config.schema import build, set_dotted, to_plain
+from training.rundir import RunDir, Snapshot, read_json, run_state, snapshot
+from training.sweepdir import SweepDir, read_trials
+from training.sweepdir import Trial as Line
+
+from . import critical
+from .baseline import constant_score, read_labels
+from .cells import (
+    BATCH,
+    RANKS,
+    Advice,
+    Cell,
+    Trial,
+    axes_of,
+    axis_key,
+    default_target,
+    front,
+    make_cells,
+    noise_mean,
+    reach,
+    recommend,
+)
+from .critical import CriticalBatch
+from .efficiency import Efficiency, efficiency
+from .records import Record, TrialState, higher_is_better, mapping, read_record
+from .repeat import flat, submit_arguments
+from .scaling import Series, make_series
+from .stats import Interval
+
+
+@dataclass(frozen=True)
+class Critical:
+    """Measured and predicted critical batch of one line of the plots."""
+
+    name: str
+    measured: CriticalBatch
+    predicted: Interval | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """The trials of one task: what can be compared."""
+
+    task: str
+    metric: str
+    split: str
+    baseline: float | None
+    target: float | None
+    target_from: str
+    varied: tuple[str, ...]
+    """Axes with several values, without the seed."""
+    trials: tuple[Trial, ...]
+    cells: tuple[Cell, ...]
+    scaling: tuple[Series, ...]
+    critical: tuple[Critical, ...]
+    front: tuple[Cell, ...]
+    advice: Advice | None
+    efficiency: tuple[Efficiency, ...]
+
+    @property
+    def higher(self) -> bool:
+        """Whether more of the metric is better."""
+        return higher_is_better(self.metric)
+
+    @property
+    def unit(self) -> str:
+        """GPU-hours or core-hours."""
+        return next((c.unit for c in self.cells if c.hours), "core-hours")
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The varied axes that are not the batch."""
+        return tuple(a for a in self.varied if axis_key(a) != BATCH)
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """All that a report says of a sweep."""
+
+    name: str
+    path: Path
+    parts: tuple[Part, ...]
+    states: Mapping[str, int]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """All that a report says of a run."""
+
+    record: Record
+    command: str
+    lines: tuple[dict[str, Any], ...]
+    """Those of metrics.jsonl that count."""
+    efficiency: Efficiency | None
+    notes: tuple[str, ...]
+
+
+def gather_run(run: RunDir) -> RunReport:
+    """Read one run."""
+    from training.rundir import read_metrics
+
+    notes: list[str] = []
+    files, jobs = _asked([run], notes)
+    record, config = _record(run, files[run.run_id], jobs.get(run.run_id), None, notes)
+    record = replace(record, attempts=_with_words(run, files[run.run_id], record))
+    used = _used([(record, files[run.run_id])])
+    return RunReport(
+        record=record,
+        command=_command(config, run.path.parent, notes),
+        lines=tuple(read_metrics(run.metrics)),
+        efficiency=efficiency(record, used),
+        notes=tuple(notes),
+    )
+
+
+def gather_sweep(sweep: SweepDir, target: float | None, margin: float) -> SweepReport:
+    """Read a sweep and all its runs.
+
+    Args:
+        sweep: its folder.
+        target: the score to reach; None: one that follows from the runs.
+        margin: by how much a recommended batch may be worse than the best.
+
+    Raises:
+        UsageError: it has no trials, or the target is none that its metric can have.
+    """
+    lines = read_trials(sweep)
+    if not lines:
+        raise UsageError(
+            f"sweep {sweep.name} has no trials yet: {sweep.trials} is "
+            f"{'empty' if sweep.trials.is_file() else 'not there'}"
+        )
+    notes: list[str] = []
+    runs = {line.number: sweep.run(line) for line in lines}
+    there = [run for run in runs.values() if run.path.is_dir()]
+    files, jobs = _asked(there, notes)
+    waiting = len(there) < len(lines) and _queued(sweep)
+    bases: dict[int, dict[str, Any] | None] = {}
+    trials = []
+    for line in lines:
+        run = runs[line.number]
+        config = _configured(sweep, line, bases)
+        seen = files.get(run.run_id)
+        if seen is None:
+            state: TrialState = "queued" if waiting else "missing"
+            record = _absent(run, state, config)
+        else:
+            record, config = _record(run, seen, jobs.get(run.run_id), config, notes)
+        trials.append(Trial(line.number, line.axes, record, _command(config, sweep.runs, notes)))
+    used = _used([(t.record, files[t.record.run_id]) for t in trials if t.record.run_id in files])
+    states: dict[str, int] = {}
+    for trial in trials:
+        states[trial.record.state] = states.get(trial.record.state, 0) + 1
+    by_task: dict[str, list[Trial]] = {}
+    for trial in trials:
+        by_task.setdefault(trial.record.task, []).append(trial)
+    parts = tuple(_part(task, group, target, margin, used) for task, group in by_task.items())
+    return SweepReport(sweep.name, sweep.path, parts, states, tuple(dict.fromkeys(notes)))
+
+
+def _asked(runs: Sequence[RunDir], notes: list[str]) -> tuple[dict[str, Snapshot], dict[str, Any]]:
+    """Return the files of runs and what the scheduler says of those that did not finish."""
+    from launch.jobs import last_jobs
+    from launch.slurm_site import SlurmSilent
+
+    files = {run.run_id: snapshot(run) for run in runs}
+    try:
+        return files, last_jobs([f for f in files.values() if not f.finished])
+    except SlurmSilent as error:
+        notes.append(f"{error}; the states shown are what the files say")
+        return files, {}
+
+
+def _record(
+    run: RunDir, files: Snapshot, job: Any, config: RunConfig | None, notes: list[str]
+) -> tuple[Record, RunConfig | None]:
+    from launch.view import explain
+
+    state = run_state(files, job.state if job else None)
+    if config is None:
+        try:
+            config = load_config(run.config)
+        except UsageError as error:
+            notes.append(f"{run.run_id}: {error}")
+    told = {"job": _job(files)}
+    if state == "failed":
+        cause, log = explain(run, files, job)
+        told |= {"cause": cause, "log": str(log or "")}
+    plain = flat(config) if config else {}
+    return read_record(run, state, plain, files, told), config
+
+
+def _job(files: Snapshot) -> str:
+    nodes = files.nodes.get(max(files.nodes, default=-1), [])
+    known = [str(n["job_id"]) for n in nodes if n.get("job_id") is not None]
+    return known[0] if known else str(files.jobs[-1]["job_id"]) if files.jobs else ""
+
+
+def _absent(run: RunDir, state: TrialState, config: RunConfig | None) -> Record:
+    if config is None:
+        return Record(run.run_id, run.path, state)
+    return Record(
+        run.run_id,
+        run.path,
+        state,
+        task=config.task.name,
+        model=config.model.name,
+        metric=config.task.primary_metric,
+        global_batch=config.batch.global_batch,
+        seed=config.train.seed,
+        ranks=config.world_size,
+        config=flat(config),
+    )
+
+
+def _configured(
+    sweep: SweepDir, line: Line, bases: dict[int, dict[str, Any] | None]
+) -> RunConfig | None:
+    """Return a trial's configuration as the sweep's own files say it; None without them."""
+    if line.base not in bases:
+        path = sweep.base(line.base)
+        try:
+            bases[line.base] = to_plain(load_config(path)) if path.is_file() else None
+        except UsageError:
+            bases[line.base] = None
+    base = bases[line.base]
+    if base is None:
+        return None
+    values = json.loads(json.dumps(base))
+    try:
+        for key, value in line.values.items():
+            set_dotted(values, key, value)
+        return build(RunConfig, values, "")
+    except (UsageError, TypeError, AttributeError):
+        return None
+
+
+def _command(config: RunConfig | None, runs: Path, notes: list[str]) -> str:
+    if config is None:
+        return ""
+    words = submit_arguments(config, runs)
+    if words is None:
+        notes.append("a configuration that no line of flags says: see the run's config.yaml")
+        return ""
+    where = [] if runs == Path("runs").absolute() else ["--runs", str(runs)]
+    return command_line("submit", *words, *where)
+
+
+def _queued(sweep: SweepDir) -> bool:
+    """Return whether jobs of the sweep are queued or running."""
+    from launch.jobs import local_job
+    from launch.slurm_site import job_state
+    from slurm.scontrol import Refused, Silent, ask
+
+    listed = mapping(read_json(sweep.jobs)).get("jobs")
+    entries = [e for e in listed if isinstance(e, dict) and "job_id" in e] if listed else []
+    local = [e for e in entries if e.get("executor") == "local"]
+    for entry in local:
+        info = local_job(sweep.name, entry)
+        if info is not None and info.state != "gone":
+            return True
+    ids = [str(e["job_id"]) for e in entries if e not in local]
+    if not ids:
+        return False
+    try:
+        text = ask("squeue", "-h", "-t", "all", "-j", ",".join(ids), "-o", "%T", seconds=10.0)
+    except (Refused, Silent):
+        return False
+    return any(job_state(word.strip()) != "gone" for word in text.splitlines())
+
+
+def _used(runs: Iterable[tuple[Record, Snapshot]]) -> dict[str, Any]:
+    """Return what accounting says of the jobs of finished runs on Slurm."""
+    from .sacct import ask_used
+
+    asked, times = [], []
+    for record, files in runs:
+        if record.state != "finished" or record.config.get("cluster.executor") != "slurm":
+            continue
+        if record.job:
+            asked.append(record.job)
+            times += [a.start for a in record.attempts[:1]]
+            times += [j["time"] for j in files.jobs if isinstance(j.get("time"), (int, float))]
+    if not asked:
+        return {}
+    return ask_used(asked, min(times) - _QUEUE if times else 0.0)
+
+
+_QUEUE = 30 * 86400.0
+"""Seconds that a job may have waited before what we know of it began."""
+
+
+def _with_words(run: RunDir, files: Snapshot, record: Record) -> tuple[Any, ...]:
+    from launch.view import attempt_end
+
+    return tuple(
+        replace(a, text="running" if a.how == "running" else attempt_end(run, files, a.number))
+        for a in record.attempts
+    )
+
+
+def _part(
+    task: str,
+    trials: list[Trial],
+    target: float | None,
+    margin: float,
+    used: Mapping[str, Any],
+) -> Part:
+    records = [t.record for t in trials]
+    metric = next((r.metric for r in records if r.metric), "")
+    split = next((r.split for r in records if r.split), "")
+    floor = _baseline(records, metric, split)
+    chosen, said = target, "as asked"
+    if target is None:
+        chosen = default_target(make_cells(trials, floor, None), metric)
+        said = (
+            "the best mean less one point" if higher_is_better(metric) else "5% above the best mean"
+        )
+    elif metric:
+        check_target(target, metric)
+    cells = make_cells(trials, floor, chosen)
+    varied = tuple(axes_of(trials))
+    return Part(
+        task=task,
+        metric=metric,
+        split=split,
+        baseline=floor,
+        target=chosen,
+        target_from=said,
+        varied=varied,
+        trials=tuple(trials),
+        cells=tuple(cells),
+        scaling=tuple(make_series(trials)),
+        critical=tuple(_critical(cells, varied, chosen, metric)),
+        front=tuple(front(cells)),
+        advice=recommend(cells, margin),
+        efficiency=tuple(e for r in records if (e := efficiency(r, used))),
+    )
+
+
+def _baseline(records: Iterable[Record], metric: str, split: str) -> float | None:
+    """Return the best constant answer's score on the split: its rows are the same in all runs."""
+    if metric in ("matthews", "pearson", "spearman"):
+        return 0.0
+    for record in records:
+        if record.state == "finished":
+            labels, positive = read_labels(RunDir(record.path), split)
+            if labels:
+                return constant_score(metric, labels, positive)
+    return None
+
+
+def check_target(target: float, metric: str) -> None:
+    """Raise `UsageError` if a metric cannot have this value."""
+    low, high = (-1.0, 1.0) if metric in ("matthews", "pearson", "spearman") else (0.0, 1.0)
+    if metric == "mse":
+        if target <= 0:
+            raise UsageError(f"--target {target:g}: mse is above 0")
+        return
+    if not low <= target <= high:
+        hint = f": did you mean {target / 100:g}?" if 1 < target <= 100 else ""
+        raise UsageError(f"--target {target:g}: {metric} is between {low:g} and {high:g}{hint}")
+
+
+def _critical(
+    cells: Sequence[Cell], varied: Iterable[str], target: float | None, metric: str
+) -> Iterable[Critical]:
+    """Yield a fit for every combination of the axes beside the batch and the ranks."""
+    if target is None or not any(axis_key(a) == BATCH for a in varied):
+        return
+    kept = [a for a in varied if axis_key(a) not in (BATCH, *RANKS)]
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(cell.name(kept), []).append(cell)
+    for name, group in groups.items():
+        pairs = []
+        for cell in group:
+            if not cell.reached or cell.reached < cell.ended:
+                continue  # a mean over those that happened to get there would flatter the batch
+            for trial in cell.trials:
+                met = reach(trial.record.evaluations, target, higher_is_better(metric))
+                if trial.record.state == "finished" and met and met.examples and not met.bound:
+                    pairs.append((met.steps, met.examples))
+        yield Critical(name, critical.fit(pairs), noise_mean(group))
