@@ -1,0 +1,272 @@
+"""The plots of a sweep. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from . import svg
+from .cells import BATCH, Cell, axis_key, shown
+from .charts import Axis, Bar, Curve, Point, Rule, line_chart, stacked_chart
+from .gather import Part
+from .scaling import PARTS, Series
+from .stats import Interval
+from .svg import Kind
+from .tables import rate, score
+
+MOST_LINES = 6
+"""In one plot: more cannot be told apart without colour."""
+MOST_PANELS = 8
+Figure = tuple[str, str]
+"""Caption and SVG."""
+
+
+@dataclass(frozen=True)
+class Across:
+    """What plots of a sweep have on their x axis."""
+
+    axis: str
+    """The varied axis; empty where nothing was varied."""
+    label: str
+    kind: Kind
+
+    def value(self, cell: Cell) -> float | None:
+        """Return where a cell stands."""
+        if axis_key(self.axis) == BATCH:
+            return cell.batch
+        found = cell.axes.get(self.axis)
+        return float(found) if isinstance(found, (int, float)) else None
+
+
+def across(part: Part) -> Across:
+    """Return the x axis: the global batch where it varies, else the first axis of numbers."""
+    for name in part.varied:
+        if axis_key(name) == BATCH:
+            return Across(name, "global batch (examples a step)", "log2")
+    for name in part.varied:
+        found = [c.axes.get(name) for c in part.cells]
+        if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in found):
+            values = [float(v) for v in found if isinstance(v, (int, float))]
+            wide = min(values) > 0 and max(values) / min(values) >= 8
+            return Across(name, name, "log10" if wide else "linear")
+    return Across("", "global batch (examples a step)", "log2")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Cells that one plot shows, by line."""
+
+    name: str
+    lines: dict[str, list[Cell]]
+
+
+def panels(part: Part, x: Across) -> list[Panel]:
+    """Return the plots that the cells make: one, or one for each value of an axis."""
+    rest = [a for a in part.varied if a != x.axis]
+    if len(_lines(part.cells, rest)) <= MOST_LINES or not rest:
+        return [Panel("", _lines(part.cells, rest))]
+
+    def fits(axis: str) -> tuple[bool, int]:
+        inside = _lines(part.cells, [a for a in rest if a != axis])
+        return len(inside) > MOST_LINES, len(_lines(part.cells, [axis]))
+
+    by = min(rest, key=fits)
+    inner = [a for a in rest if a != by]
+    groups: dict[str, list[Cell]] = {}
+    for cell in part.cells:
+        groups.setdefault(shown(cell.axes.get(by)), []).append(cell)
+    return [Panel(f"{by}={v}", _lines(cells, inner)) for v, cells in groups.items()]
+
+
+def _lines(cells: Iterable[Cell], axes: Sequence[str]) -> dict[str, list[Cell]]:
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(cell.name(axes), []).append(cell)
+    return dict(sorted(found.items()))
+
+
+def _curves(
+    panel: Panel, x: Across, of: Callable[[Cell], Interval | None], show: Callable[..., str]
+) -> list[Curve]:
+    curves = []
+    for style, (name, cells) in enumerate(panel.lines.items()):
+        points = []
+        for cell in cells:
+            at, found = x.value(cell), of(cell)
+            if at is None or found is None:
+                continue
+            tip = f"{name + ', ' if name else ''}{svg.number(at)}: {show(found)}"
+            points.append(Point(at, found.value, found.low, found.high, tip=tip))
+        if points:
+            curves.append(Curve(name, tuple(sorted(points, key=lambda p: p.x)), style))
+    return curves
+
+
+def _tell(found: Interval) -> str:
+    return svg.number(found.value)
+
+
+def score_plots(part: Part, panel: Panel, x: Across) -> list[Figure]:
+    """Return the score, and where any run collapsed the collapse rate."""
+    curves = _curves(panel, x, lambda c: c.score, score)
+    values = [v for c in curves for p in c.points for v in (p.y, p.low, p.high) if v is not None]
+    rules = []
+    if values:
+        room = max(0.02, max(values) - min(values))
+        if part.target is not None:
+            rules.append(Rule(part.target, f"target {part.target:g}"))
+        floor = part.baseline
+        if floor is not None and min(values) - room <= floor <= max(values) + room:
+            rules.append(Rule(floor, f"one constant answer {floor:.3f}"))
+    limits = None
+    if values and part.metric not in ("mse", "matthews", "pearson", "spearman"):
+        # The interval of few seeds may leave what the metric can be.
+        low, high = svg.span([*values, *(r.at for r in rules)], "linear")
+        limits = (max(0.0, low), min(1.0 + 0.03 * (high - low), high))
+    axes = Axis(x.label, x.kind), Axis(f"{part.metric} ({part.split})", ends=limits)
+    name = _caption(f"{part.metric}, mean and 95% interval over seeds", panel)
+    figures = [(name, line_chart(name, *axes, curves, rules))]
+    if any(c.collapsed for cells in panel.lines.values() for c in cells):
+        curves = _curves(panel, x, lambda c: c.collapse, rate)
+        name = _caption("Collapsed runs, 95% interval (Wilson)", panel)
+        axis = Axis("share of runs", ends=(-0.03, 1.03))
+        figures.append((name, line_chart(name, Axis(x.label, x.kind), axis, curves)))
+    return figures
+
+
+def cost_plots(part: Part, panel: Panel, x: Across) -> list[Figure]:
+    """Return steps, examples, seconds and hours to the target; only of cells that all reach it."""
+    figures = []
+    labels = {
+        "steps": "optimizer steps",
+        "examples": "training examples",
+        "seconds": "seconds",
+        "hours": part.unit,
+    }
+    for key, label in labels.items():
+
+        def of(cell: Cell, key: str = key) -> Interval | None:
+            return cell.cost.get(key) if cell.reached == cell.ended else None
+
+        curves = _curves(panel, x, of, _tell)
+        capital = label if label[:3] == "GPU" else label.capitalize()
+        name = _caption(f"{capital} to {part.metric} {part.target:g}", panel)
+        chart = line_chart(name, Axis(x.label, x.kind), Axis(label, "log10"), curves)
+        figures.append((name, chart))
+    return figures
+
+
+def _caption(words: str, panel: Panel) -> str:
+    return f"{words} — {panel.name}" if panel.name else words
+
+
+def trade_plot(part: Part) -> list[Figure]:
+    """Return examples against steps to the target, with the fitted hyperbolas."""
+    from .cells import RANKS, reach
+
+    kept = [a for a in part.varied if axis_key(a) not in (BATCH, *RANKS)]
+    curves: list[Curve] = []
+    for style, found in enumerate(part.critical[:MOST_LINES]):
+        points, fit = [], found.measured
+        for cell in part.cells:
+            if cell.name(kept) != found.name or cell.reached < cell.ended or part.target is None:
+                continue
+            for trial in cell.trials:
+                met = reach(trial.record.evaluations, part.target, part.higher)
+                if trial.record.state == "finished" and met and met.examples and not met.bound:
+                    tip = f"batch {cell.batch}: {met.steps:.0f} steps"
+                    points.append(Point(met.steps, met.examples, tip=tip))
+        if points:
+            curves.append(Curve(found.name or "runs", tuple(points), style, joined=False))
+        if fit.value is not None and fit.min_steps and fit.min_examples:
+            low, high = fit.batches[0] / 2, fit.batches[-1] * 2
+            sizes = [low * (high / low) ** (i / 40) for i in range(41)]
+            line = tuple(
+                Point(fit.min_steps + fit.min_examples / b, fit.min_examples + fit.min_steps * b)
+                for b in sizes
+            )
+            name = f"fit{', ' + found.name if found.name else ''}: {svg.number(fit.value)}"
+            curves.append(Curve(name, line, style, marked=False))
+    if not curves:
+        return []
+    name = "Examples against steps to the target; the fit gives the critical batch"
+    x, y = Axis("optimizer steps", "log10"), Axis("training examples", "log10")
+    return [(name, line_chart(name, x, y, curves))]
+
+
+def front_plot(part: Part) -> list[Figure]:
+    """Return score against hours of a run, with the Pareto front."""
+    best = part.advice.cell if part.advice else None
+    on_front = {id(c) for c in part.front}
+
+    def point(cell: Cell) -> Point:
+        assert cell.score and cell.hours
+        name = cell.name(part.varied)
+        return Point(
+            cell.hours.value,
+            cell.score.value,
+            cell.score.low,
+            cell.score.high,
+            cell.hours.low if cell.hours.low and cell.hours.low > 0 else None,
+            cell.hours.high,
+            tip=f"{name}: {score(cell.score)}, {svg.number(cell.hours.value)} {part.unit}",
+            label=str(cell.batch or "") if id(cell) in on_front or cell is best else "",
+        )
+
+    known = [c for c in part.cells if c.score and c.hours]
+    if len(known) < 2:
+        return []
+    curves = [
+        Curve("Pareto front", tuple(point(c) for c in known if id(c) in on_front), 0),
+        Curve("other combinations", _points(known, on_front, best, point), 3, joined=False),
+    ]
+    if best in known:
+        curves.append(Curve("recommended", (point(best),), 1, joined=False))
+    curves[0] = Curve("Pareto front", tuple(sorted(curves[0].points, key=lambda p: p.x)), 0)
+    name = f"{part.metric} against {part.unit} of a run; numbers are global batches"
+    x, y = Axis(f"{part.unit} of a run", "log10"), Axis(part.metric)
+    return [(name, line_chart(name, x, y, [c for c in curves if c.points]))]
+
+
+def _points(
+    known: Iterable[Cell], front: set[int], best: Cell | None, point: Callable[[Cell], Point]
+) -> tuple[Point, ...]:
+    return tuple(point(c) for c in known if id(c) not in front and c is not best)
+
+
+def scaling_plots(part: Part) -> list[Figure]:
+    """Return efficiency against ranks, and what the ranks' time went into."""
+    figures = []
+    for kind in ("strong", "weak"):
+        series = [s for s in part.scaling if s.kind == kind]
+        if not series:
+            continue
+        held = "one global batch" if kind == "strong" else "one batch a rank"
+        name = f"{kind.capitalize()} scaling efficiency ({held})"
+        curves = [_scaling_curve(s, i) for i, s in enumerate(series[:MOST_LINES])]
+        axis = Axis("efficiency (speed of a rank over the smallest run's)")
+        x = Axis("ranks", "log2")
+        figures.append((name, line_chart(name, x, axis, curves, [Rule(1.0, "ideal")])))
+    bars = _bars([s for s in part.scaling if s.kind == "strong"] or list(part.scaling))
+    name = "What the ranks' training time went into"
+    figures.append((name, stacked_chart(name, "share of training time", bars)))
+    return figures
+
+
+def _scaling_curve(series: Series, style: int) -> Curve:
+    points = tuple(
+        Point(p.ranks, p.efficiency.value, p.efficiency.low, p.efficiency.high)
+        for p in series.points
+    )
+    return Curve(series.name, points, style)
+
+
+def _bars(series: Sequence[Series]) -> list[Bar]:
+    bars = []
+    for one in series[:3]:
+        for p in one.points:
+            if p.shares:
+                plural = "s" if p.ranks > 1 else ""
+                label = f"{p.ranks} rank{plural}, batch {p.batch}"
+                bars.append(Bar(label, tuple((name, p.shares[name]) for name in PARTS)))
+    return bars
