@@ -194,8 +194,8 @@ def default_target(cells: Iterable[Cell], metric: str) -> float | None:
     if not means:
         return None
     if higher_is_better(metric):
-        return round(max(means) - POINT, 6)
-    return round(min(means) * 1.05, 6)
+        return round(max(means) - POINT, 4)
+    return float(f"{min(means) * 1.05:.4g}")
 
 
 def make_cells(trials: Sequence[Trial], baseline: float | None, target: float | None) -> list[Cell]:
@@ -310,7 +310,8 @@ def recommend(cells: Iterable[Cell], margin: float) -> Advice | None:
     ends = {id(c): _worse_end(c) for c in chosen}
     best = max(chosen, key=lambda c: ends[id(c)])
     near = [c for c in chosen if ends[id(c)] >= ends[id(best)] - margin - 1e-12]
-    cell = max(near, key=lambda c: (c.batch or 0, ends[id(c)]))
+    cheap = {id(c): -c.hours.value if c.hours else -float("inf") for c in near}
+    cell = max(near, key=lambda c: (c.batch or 0, ends[id(c)], cheap[id(c)]))
     return Advice(cell, best, margin, not several)
 
 

@@ -81,7 +81,7 @@ def line_chart(
     across = Scale(x.kind, *(x.ends or svg.span(xs, x.kind)), LEFT, WIDTH - RIGHT)
     up = Scale(y.kind, *(y.ends or svg.span(ys, y.kind)), bottom, TOP)
     parts = [*_frame(x, y, across, up, bottom)]
-    parts += [_rule(rule, across, up, bottom) for rule in rules]
+    parts += [_rule(rule, across, up, bottom, _crowded(rule, points, across, up)) for rule in rules]
     count = len(shown)
     for place, curve in enumerate(shown):
         # Bars of several lines at one place stand side by side.
@@ -120,7 +120,15 @@ def _frame(x: Axis, y: Axis, across: Scale, up: Scale, bottom: float) -> list[st
     return parts
 
 
-def _rule(rule: Rule, across: Scale, up: Scale, bottom: float) -> str:
+def _crowded(rule: Rule, points: Sequence[Point], across: Scale, up: Scale) -> bool:
+    """Return whether points lie where a rule's label would stand at the right."""
+    if rule.vertical:
+        return False
+    start = WIDTH - RIGHT - svg.width_of(rule.label)
+    return any(across(p.x) > start and abs(up(p.y) - up(rule.at)) < 20 for p in points)
+
+
+def _rule(rule: Rule, across: Scale, up: Scale, bottom: float, left: bool) -> str:
     if rule.vertical:
         place = across(rule.at)
         side = "end" if place > (LEFT + WIDTH - RIGHT) / 2 else "start"
@@ -131,8 +139,9 @@ def _rule(rule: Rule, across: Scale, up: Scale, bottom: float) -> str:
     height = up(rule.at)
     # Above the line, unless that is outside of the plot.
     words = height - 5 if height > TOP + 16 else height + 13
+    place, anchor = (LEFT + 6, "start") if left else (WIDTH - RIGHT - 2, "end")
     return svg.line(LEFT, height, WIDTH - RIGHT, height, "rule", "5 4") + svg.text(
-        WIDTH - RIGHT - 2, words, rule.label, "note", "end"
+        place, words, rule.label, "note", anchor
     )
 
 

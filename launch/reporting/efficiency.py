@@ -35,7 +35,7 @@ class Efficiency:
     """Of a node."""
     peak_bytes: float | None
     """Of a node."""
-    gpus: int
+    gpus: int | None
     gpu_peak_bytes: float | None
     """Of the rank with most."""
     gpu_bytes: float | None
@@ -88,7 +88,7 @@ def efficiency(record: Record, used: Mapping[str, Used]) -> Efficiency | None:
         core_share=share,
         requested_bytes=said.requested_bytes if said else _asked(config.get("cluster.mem")),
         peak_bytes=node_peak,
-        gpus=(said.gpus if said else 0) or (record.ranks or 0 if cuda else 0),
+        gpus=(said.gpus if said else 0) or (record.ranks if cuda else None),
         gpu_peak_bytes=peak if cuda else None,
         gpu_bytes=number(mapping(record.plan.get("memory")).get("limit_bytes")) if cuda else None,
         mfu=number(record.throughput.get("mfu")),

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from launch.existing import command_line
@@ -165,8 +166,11 @@ def gather_sweep(sweep: SweepDir, target: float | None, margin: float) -> SweepR
     for trial in trials:
         states[trial.record.state] = states.get(trial.record.state, 0) + 1
     by_task: dict[str, list[Trial]] = {}
+    known = {t.record.task for t in trials if t.record.task}
     for trial in trials:
-        by_task.setdefault(trial.record.task, []).append(trial)
+        # A run that lost its configuration belongs to the others, where there is one task.
+        task = trial.record.task or (next(iter(known)) if len(known) == 1 else "")
+        by_task.setdefault(task, []).append(trial)
     parts = tuple(_part(task, group, target, margin, used) for task, group in by_task.items())
     return SweepReport(sweep.name, sweep.path, parts, states, tuple(dict.fromkeys(notes)))
 
@@ -386,12 +390,24 @@ def _critical(
     for cell in cells:
         groups.setdefault(cell.name(kept), []).append(cell)
     for name, group in groups.items():
-        pairs = []
-        for cell in group:
-            if not cell.reached or cell.reached < cell.ended:
-                continue  # a mean over those that happened to get there would flatter the batch
-            for trial in cell.trials:
-                met = reach(trial.record.evaluations, target, higher_is_better(metric))
-                if trial.record.state == "finished" and met and met.examples and not met.bound:
-                    pairs.append((met.steps, met.examples))
-        yield Critical(name, critical.fit(pairs), noise_mean(group))
+        yield Critical(name, critical.fit(pairs(group, target, metric)), noise_mean(group))
+
+
+def pairs(cells: Iterable[Cell], target: float, metric: str) -> list[tuple[float, float]]:
+    """Return (steps, examples) to the target of every batch and seed.
+
+    Runs that differ in their ranks alone are the same experiment: they count once. Left out are
+    cells where some run did not get there, for those that did would flatter the batch, and runs
+    whose first evaluation met the target.
+    """
+    found: dict[tuple[Any, Any], list[tuple[float, float]]] = {}
+    for cell in cells:
+        if not cell.reached or cell.reached < cell.ended:
+            continue
+        for trial in cell.trials:
+            record = trial.record
+            met = reach(record.evaluations, target, higher_is_better(metric))
+            if record.state == "finished" and met and met.examples and not met.bound:
+                own = found.setdefault((cell.batch, record.seed), [])
+                own.append((met.steps, met.examples))
+    return [(fmean(s for s, _ in own), fmean(e for _, e in own)) for own in found.values()]

@@ -159,6 +159,6 @@ def tick_words(values: Sequence[float]) -> list[str]:
     return [f"{v:.6g}" for v in values]
 
 
-def width_of(words: str, size: float = 12.0) -> float:
+def width_of(words: str, size: float = 13.5) -> float:
     """Return about how wide a text is, in pixels."""
     return LETTER * size * len(words)

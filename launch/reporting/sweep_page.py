@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from . import page, svg
-from .cells import shown
+from .cells import Trial, shown
 from .gather import Part, SweepReport
 from .stats import Interval
 from .sweep_plots import (
@@ -58,14 +58,33 @@ def _part(part: Part) -> Iterable[str]:
         yield from _critical(part)
         yield from _front(part)
         yield from _scaling(part)
+    yield from _trials(part)
+    yield from efficiency_section(part)
+
+
+def _trials(part: Part) -> Iterable[str]:
     yield page.heading("Trials")
     yield page.paragraph(
-        "A trial without a run directory is missing, or queued where jobs of the sweep wait. The "
-        "line repeats one trial alone; add --name NAME to run again what is there already.",
+        "A trial without a run directory is missing, or queued where jobs of the sweep wait.",
         "said",
     )
-    yield page.table(trial_table(part))
-    yield from efficiency_section(part)
+    count = len(part.trials)
+    inside = page.table(trial_table(part, lines=False))
+    yield inside if count <= FEW else page.details(f"{count} trials", inside)
+    lines = [_line(t) for t in part.trials if t.command]
+    if lines:
+        said = "Add --name NAME to run again what is there already."
+        inside = page.paragraph(said, "said") + page.code("\n".join(lines))
+        yield page.details("Lines that repeat one trial alone", inside, opened=count <= 12)
+
+
+FEW = 60
+"""Trials that are shown without unfolding them."""
+
+
+def _line(trial: Trial) -> str:
+    axes = ", ".join(f"{n}={shown(v)}" for n, v in trial.axes.items())
+    return f"# trial {trial.number}: {axes} ({trial.record.state})\n{trial.command}"
 
 
 def efficiency_section(part: Part) -> Iterable[str]:
@@ -101,13 +120,15 @@ def summary(part: Part) -> list[tuple[str, str]]:
         name = best.name(part.varied) or f"batch {best.batch}"
         found.append((score(best.score), f"best mean {part.metric}: {name}"))
     for one in part.critical[:2]:
-        what = f"measured critical batch{', ' + one.name if one.name else ''}"
+        where = f", {one.name}" if one.name else ""
+        told = quantity(one.predicted) if one.predicted else ""
         if one.measured.value is not None:
-            found.append((_ranged(one.measured.value, one.measured.low, one.measured.high), what))
-        if one.predicted is not None:
-            name = f"predicted critical batch{', ' + one.name if one.name else ''}"
-            p = one.predicted
-            found.append((_ranged(p.value, p.low, p.high), name))
+            m = one.measured
+            also = f"; predicted by gradient noise {told}" if told else ""
+            value = quantity(Interval(one.measured.value, m.low, m.high, m.points))
+            found.append((value, f"critical batch, measured{where}{also}"))
+        elif told:
+            found.append((told, f"critical batch, predicted by gradient noise{where}"))
     ended = sum(c.ended for c in part.cells)
     if ended:
         fallen = sum(c.collapsed for c in part.cells)
@@ -115,16 +136,11 @@ def summary(part: Part) -> list[tuple[str, str]]:
     return found
 
 
-def _ranged(value: float, low: float | None, high: float | None) -> str:
-    found = Interval(value, low, high, 0)
-    return quantity(found)
-
-
 def collapse_rule(part: Part) -> str:
     """Return in words what counts as collapsed."""
     floor = (
-        f"or its score is not better than {part.baseline:.4f}, which always giving the same answer "
-        f"gets on {part.split or 'this split'}"
+        f"or its score is not better than {part.baseline:.4f}, the score of always giving the same "
+        f"answer on {part.split or 'this split'}"
         if part.baseline is not None
         else "; what always giving the same answer would get is not known here (no predictions)"
     )

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from . import svg
-from .cells import BATCH, Cell, axis_key, shown
+from .cells import BATCH, RANKS, Cell, axis_key, shown
 from .charts import Axis, Bar, Curve, Point, Rule, line_chart, stacked_chart
-from .gather import Part
+from .gather import Part, pairs
 from .scaling import PARTS, Series
 from .stats import Interval
 from .svg import Kind
@@ -107,31 +107,45 @@ def _tell(found: Interval) -> str:
 
 
 def score_plots(part: Part, panel: Panel, x: Across) -> list[Figure]:
-    """Return the score, and where any run collapsed the collapse rate."""
-    curves = _curves(panel, x, lambda c: c.score, score)
-    values = [v for c in curves for p in c.points for v in (p.y, p.low, p.high) if v is not None]
-    rules = []
-    if values:
-        room = max(0.02, max(values) - min(values))
-        if part.target is not None:
-            rules.append(Rule(part.target, f"target {part.target:g}"))
-        floor = part.baseline
-        if floor is not None and min(values) - room <= floor <= max(values) + room:
-            rules.append(Rule(floor, f"one constant answer {floor:.3f}"))
-    limits = None
-    if values and part.metric not in ("mse", "matthews", "pearson", "spearman"):
-        # The interval of few seeds may leave what the metric can be.
-        low, high = svg.span([*values, *(r.at for r in rules)], "linear")
-        limits = (max(0.0, low), min(1.0 + 0.03 * (high - low), high))
-    axes = Axis(x.label, x.kind), Axis(f"{part.metric} ({part.split})", ends=limits)
+    """Return the score, and where any run collapsed the rest of them closer and the rate."""
     name = _caption(f"{part.metric}, mean and 95% interval over seeds", panel)
-    figures = [(name, line_chart(name, *axes, curves, rules))]
-    if any(c.collapsed for cells in panel.lines.values() for c in cells):
+    figures = [(name, _score_plot(part, name, panel, x))]
+    cells = [c for cells in panel.lines.values() for c in cells]
+    well = {id(c) for c in cells if c.collapsed < c.ended}
+    if well and any(c.ended and id(c) not in well for c in cells):
+        close = {n: [c for c in own if id(c) in well] for n, own in panel.lines.items()}
+        name = _caption(f"{part.metric} where not all runs collapsed", panel)
+        figures.append((name, _score_plot(part, name, Panel(panel.name, close), x, rules=False)))
+    if any(c.collapsed for c in cells):
         curves = _curves(panel, x, lambda c: c.collapse, rate)
         name = _caption("Collapsed runs, 95% interval (Wilson)", panel)
         axis = Axis("share of runs", ends=(-0.03, 1.03))
         figures.append((name, line_chart(name, Axis(x.label, x.kind), axis, curves)))
     return figures
+
+
+def _score_plot(part: Part, name: str, panel: Panel, x: Across, rules: bool = True) -> str:
+    curves = _curves(panel, x, lambda c: c.score, score)
+    values = [v for c in curves for p in c.points for v in (p.y, p.low, p.high) if v is not None]
+    if not values:
+        return ""
+    room = max(0.02, max(values) - min(values))
+    marks = {f"target {part.target}": part.target}
+    if part.baseline is not None:
+        marks[f"one constant answer {part.baseline:.3f}"] = part.baseline
+    drawn = [
+        Rule(at, label)
+        for label, at in marks.items()
+        if rules and at is not None and min(values) - room <= at <= max(values) + room
+    ]
+    limits = None
+    if part.metric not in ("mse", "matthews", "pearson", "spearman"):
+        # The interval of few seeds may leave what the metric can be.
+        low, high = svg.span([*values, *(r.at for r in drawn)], "linear")
+        low, high = max(0.0, low), min(1.0, high)
+        limits = (low, high + (0.03 * (high - low) if high == 1.0 else 0.0))
+    axis = Axis(f"{part.metric} ({part.split})", ends=limits)
+    return line_chart(name, Axis(x.label, x.kind), axis, curves, drawn)
 
 
 def cost_plots(part: Part, panel: Panel, x: Across) -> list[Figure]:
@@ -162,20 +176,15 @@ def _caption(words: str, panel: Panel) -> str:
 
 def trade_plot(part: Part) -> list[Figure]:
     """Return examples against steps to the target, with the fitted hyperbolas."""
-    from .cells import RANKS, reach
-
     kept = [a for a in part.varied if axis_key(a) not in (BATCH, *RANKS)]
     curves: list[Curve] = []
     for style, found in enumerate(part.critical[:MOST_LINES]):
-        points, fit = [], found.measured
-        for cell in part.cells:
-            if cell.name(kept) != found.name or cell.reached < cell.ended or part.target is None:
-                continue
-            for trial in cell.trials:
-                met = reach(trial.record.evaluations, part.target, part.higher)
-                if trial.record.state == "finished" and met and met.examples and not met.bound:
-                    tip = f"batch {cell.batch}: {met.steps:.0f} steps"
-                    points.append(Point(met.steps, met.examples, tip=tip))
+        fit = found.measured
+        group = [c for c in part.cells if c.name(kept) == found.name]
+        points = [
+            Point(s, e, tip=f"batch {e / s:.0f}: {s:.0f} steps, {e:.0f} examples")
+            for s, e in pairs(group, part.target or 0.0, part.metric)
+        ]
         if points:
             curves.append(Curve(found.name or "runs", tuple(points), style, joined=False))
         if fit.value is not None and fit.min_steps and fit.min_examples:

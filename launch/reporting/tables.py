@@ -163,8 +163,8 @@ def _cell_row(part: Part, cell: Cell) -> dict[str, Any]:
     return row | {name: cell.cost.get(name) for name in COSTS}
 
 
-def trial_table(part: Part) -> Table:
-    """Return a row a trial, with its state and the line that repeats it."""
+def trial_table(part: Part, lines: bool = True) -> Table:
+    """Return a row a trial, with its state and, with `lines`, what repeats it."""
     names = list(dict.fromkeys(n for t in part.trials for n in t.axes))
     columns = [
         Column("number", "trial", words),
@@ -176,7 +176,7 @@ def trial_table(part: Part) -> Table:
         Column("hours", part.unit, quantity),
         Column("cause", "first cause of failure", words, number=False),
         Column("run_id", "run", words, number=False),
-        Column("command", "line to repeat it", words, number=False),
+        *([Column("command", "line to repeat it", words, number=False)] if lines else []),
     ]
     rows = []
     for trial in part.trials:
