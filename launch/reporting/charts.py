@@ -64,9 +64,23 @@ class Rule:
 
 
 def line_chart(
-    title: str, x: Axis, y: Axis, curves: Sequence[Curve], rules: Sequence[Rule] = ()
+    title: str,
+    x: Axis,
+    y: Axis,
+    curves: Sequence[Curve],
+    rules: Sequence[Rule] = (),
+    aside: bool = True,
 ) -> str:
-    """Return a plot of lines with markers and error bars; empty where there is nothing to show."""
+    """Return a plot of lines with markers and error bars; empty where there is nothing to show.
+
+    Args:
+        title: for who cannot see it.
+        x: the axis across.
+        y: the axis up.
+        curves: what is shown.
+        rules: lines across the plot.
+        aside: error bars of several lines at one place stand side by side.
+    """
     shown = [c for c in curves if any(_fits(p, x, y) for p in c.points)]
     if not shown:
         return ""
@@ -84,9 +98,8 @@ def line_chart(
     parts += [_rule(rule, across, up, bottom, _crowded(rule, points, across, up)) for rule in rules]
     count = len(shown)
     for place, curve in enumerate(shown):
-        # Bars of several lines at one place stand side by side.
         shift = (place - (count - 1) / 2) * min(6.0, 24.0 / count) if count > 1 else 0.0
-        several = any(p.low is not None for p in curve.points)
+        several = aside and any(p.low is not None for p in curve.points)
         parts.append(_curve(curve, x, y, across, up, shift if several else 0.0))
     for row, entries in enumerate(legend):
         parts.append(_legend_row(entries, HEIGHT + ROW * row + 8))

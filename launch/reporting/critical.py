@@ -73,9 +73,10 @@ def fit(pairs: Sequence[tuple[float, float]], confidence: float = CONFIDENCE) ->
     if distinct < FEWEST:
         return _said(
             nothing,
-            f"runs of {distinct} batch sizes reached the target: a fit needs {FEWEST}",
+            f"at {distinct} batch sizes all runs reached the target: a fit needs {FEWEST}",
         )
     weights = [1.0 / s**2 for s, _ in data]
+    smin, emin, inverse = _line(data, weights)
     for _ in range(ROUNDS):
         smin, emin, inverse = _line(data, weights)
         if smin <= 0 or emin <= 0:

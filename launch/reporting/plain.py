@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .gather import Part, RunReport, SweepReport
+from .gather import RunReport, SweepReport
+from .parts import Part
 from .records import Record
 from .scaling import loss_shares
 from .sweep_page import collapse_rule, rule_words

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -127,6 +127,8 @@ def _points(group: Sequence[Trial]) -> Iterable[Point]:
     for size, records in by_size.items():
         ratio = mean_interval([_speed(r) / size / each for r in records])
         assert ratio is not None
+        if ratio.low is not None and ratio.low < 0:
+            ratio = replace(ratio, low=0.0)
         work = _arithmetic(records, size)
         yield Point(
             ranks=size,

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from . import page, svg
-from .cells import Trial, shown
-from .gather import Part, SweepReport
+from .cells import Cell, Trial, shown
+from .gather import SweepReport
+from .parts import Part
 from .stats import Interval
 from .sweep_plots import (
     MOST_LINES,
     MOST_PANELS,
+    Panel,
     across,
     cost_plots,
     front_plot,
     panels,
     scaling_plots,
     score_plots,
+    search_plots,
     trade_plot,
 )
 from .tables import (
@@ -168,16 +172,16 @@ def _scores(part: Part) -> Iterable[str]:
     figures = []
     for panel in cut(shown_panels):
         figures += score_plots(part, panel, x)
+    figures += search_plots(part)
     yield page.plots(figures)
     best = [i for i, c in enumerate(part.cells) if part.advice and c is part.advice.cell]
     yield page.table(cell_table(part), best)
 
 
-def cut(found: list) -> list:
+def cut(found: Sequence[Panel]) -> list[Panel]:
     """Return what is drawn of many panels."""
-    from .sweep_plots import Panel
-
-    return [Panel(p.name, dict(list(p.lines.items())[:MOST_LINES])) for p in found[:MOST_PANELS]]
+    some = found[:MOST_PANELS]
+    return [replace(p, lines=dict(list(p.lines.items())[:MOST_LINES])) for p in some]
 
 
 def _costs(part: Part) -> Iterable[str]:
@@ -196,23 +200,28 @@ def _costs(part: Part) -> Iterable[str]:
     for panel in cut(panels(part, x)):
         figures += cost_plots(part, panel, x)
     yield page.plots(figures)
-    never = [c for c in part.cells if c.ended and not c.reached]
-    if never:
-        names = "; ".join(c.name(part.varied) or "all" for c in never)
-        yield page.paragraph(f"Never reached by any run of: {names}.")
-    some = [c for c in part.cells if 0 < c.reached < c.ended]
-    if some:
-        names = "; ".join(
-            f"{c.name(part.varied) or 'all'} ({c.reached} of {c.ended})" for c in some
-        )
-        yield page.paragraph(f"Reached by some runs only, and not plotted: {names}.")
+    ended = [c for c in part.cells if c.ended]
+    if never := [c for c in ended if not c.reached]:
+        yield page.paragraph(f"Never reached by any run of: {_names(part, never)}.")
+    if some := [c for c in ended if 0 < c.reached < c.ended]:
+        yield page.paragraph(f"Reached by some runs only, and not plotted: {_names(part, some)}.")
     if any(c.bound for c in part.cells):
-        names = "; ".join(c.name(part.varied) or "all" for c in part.cells if c.bound)
+        names = _names(part, [c for c in part.cells if c.bound])
         yield page.paragraph(
             f"Reached by the first evaluation already, so the cost is at most this: {names}. A "
             "smaller --eval-every tells more.",
             "said",
         )
+
+
+def _names(part: Part, cells: Sequence[Cell]) -> str:
+    if len(cells) > NAMED:
+        return f"{len(cells)} of {len(part.cells)} combinations, see the table"
+    return "; ".join(c.name(part.varied) or "all" for c in cells)
+
+
+NAMED = 8
+"""Combinations that a sentence names."""
 
 
 def _critical(part: Part) -> Iterable[str]:
@@ -271,12 +280,20 @@ def rule_words(part: Part) -> str:
             f"The rule: the largest batch whose score is at most {advice.margin:g} worse than the "
             "best. No combination has several finished seeds, so chance may have decided."
         )
+    found = advice.cell.score
+    half = (found.high - found.low) / 2 if found and found.high and found.low is not None else 0.0
+    wide = WIDE * max(advice.margin, 0.01)
     return (
         f"The rule: the largest batch whose interval's {end} end is at most {advice.margin:g} "
         f"worse than the best {end} end "
         f"({advice.best.name(part.varied) or 'all'}: {_end(part)}). Combinations of one run do "
         "not count."
+        + (f" Its interval, ±{half:.2g}, is wide: run more seeds." if half > wide else "")
     )
+
+
+WIDE = 5.0
+"""Margins that half an interval may have before more seeds are asked for."""
 
 
 def _end(part: Part) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from . import svg
 from .cells import BATCH, RANKS, Cell, axis_key, shown
 from .charts import Axis, Bar, Curve, Point, Rule, line_chart, stacked_chart
-from .gather import Part, pairs
+from .parts import Part, pairs
 from .scaling import PARTS, Series
 from .stats import Interval
 from .svg import Kind
@@ -17,6 +17,8 @@ from .tables import rate, score
 MOST_LINES = 6
 """In one plot: more cannot be told apart without colour."""
 MOST_PANELS = 8
+SEARCHED = 8
+"""An axis of more numbers than that was searched: it makes points, not lines."""
 Figure = tuple[str, str]
 """Caption and SVG."""
 
@@ -46,10 +48,14 @@ def across(part: Part) -> Across:
     for name in part.varied:
         found = [c.axes.get(name) for c in part.cells]
         if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in found):
-            values = [float(v) for v in found if isinstance(v, (int, float))]
-            wide = min(values) > 0 and max(values) / min(values) >= 8
-            return Across(name, name, "log10" if wide else "linear")
+            return _numbers(part, name)
     return Across("", "global batch (examples a step)", "log2")
+
+
+def _numbers(part: Part, name: str) -> Across:
+    values = [float(v) for c in part.cells if isinstance(v := c.axes.get(name), (int, float))]
+    wide = min(values) > 0 and max(values) / min(values) >= 8
+    return Across(name, name, "log10" if wide else "linear")
 
 
 @dataclass(frozen=True)
@@ -58,13 +64,17 @@ class Panel:
 
     name: str
     lines: dict[str, list[Cell]]
+    joined: bool = True
+    """Whether the cells of a line differ in what is across alone."""
 
 
 def panels(part: Part, x: Across) -> list[Panel]:
     """Return the plots that the cells make: one, or one for each value of an axis."""
-    rest = [a for a in part.varied if a != x.axis]
+    loose = searched(part)
+    rest = [a for a in part.varied if a != x.axis and a not in loose]
+    joined = all(a == x.axis for a in loose)
     if len(_lines(part.cells, rest)) <= MOST_LINES or not rest:
-        return [Panel("", _lines(part.cells, rest))]
+        return [Panel("", _lines(part.cells, rest), joined)]
 
     def fits(axis: str) -> tuple[bool, int]:
         inside = _lines(part.cells, [a for a in rest if a != axis])
@@ -75,14 +85,40 @@ def panels(part: Part, x: Across) -> list[Panel]:
     groups: dict[str, list[Cell]] = {}
     for cell in part.cells:
         groups.setdefault(shown(cell.axes.get(by)), []).append(cell)
-    return [Panel(f"{by}={v}", _lines(cells, inner)) for v, cells in groups.items()]
+    return [Panel(f"{by}={v}", _lines(cells, inner), joined) for v, cells in groups.items()]
+
+
+def searched(part: Part) -> list[str]:
+    """Return the axes, apart from the batch, that take many numbers."""
+    found = []
+    for name in part.varied:
+        values = [c.axes.get(name) for c in part.cells]
+        plain = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
+        if axis_key(name) != BATCH and len(plain) == len(values) and len(set(plain)) > SEARCHED:
+            found.append(name)
+    return found
+
+
+def search_plots(part: Part) -> list[Figure]:
+    """Return the score over every axis that was searched."""
+    figures = []
+    for name in searched(part):
+        x = _numbers(part, name)
+        if x.axis == across(part).axis:
+            continue
+        caption = f"{part.metric} against {name}"
+        rest = [a for a in part.varied if a not in searched(part)]
+        lines = _lines(part.cells, rest)
+        panel = Panel("", lines if len(lines) <= MOST_LINES else {"": list(part.cells)}, False)
+        figures.append((caption, _score_plot(part, caption, panel, x, rules=False)))
+    return figures
 
 
 def _lines(cells: Iterable[Cell], axes: Sequence[str]) -> dict[str, list[Cell]]:
     found: dict[str, list[Cell]] = {}
     for cell in cells:
         found.setdefault(cell.name(axes), []).append(cell)
-    return dict(sorted(found.items()))
+    return found
 
 
 def _curves(
@@ -98,7 +134,8 @@ def _curves(
             tip = f"{name + ', ' if name else ''}{svg.number(at)}: {show(found)}"
             points.append(Point(at, found.value, found.low, found.high, tip=tip))
         if points:
-            curves.append(Curve(name, tuple(sorted(points, key=lambda p: p.x)), style))
+            points.sort(key=lambda p: p.x)
+            curves.append(Curve(name, tuple(points), style, joined=panel.joined))
     return curves
 
 
@@ -115,7 +152,9 @@ def score_plots(part: Part, panel: Panel, x: Across) -> list[Figure]:
     if well and any(c.ended and id(c) not in well for c in cells):
         close = {n: [c for c in own if id(c) in well] for n, own in panel.lines.items()}
         name = _caption(f"{part.metric} where not all runs collapsed", panel)
-        figures.append((name, _score_plot(part, name, Panel(panel.name, close), x, rules=False)))
+        figures.append(
+            (name, _score_plot(part, name, Panel(panel.name, close, panel.joined), x, False))
+        )
     if any(c.collapsed for c in cells):
         curves = _curves(panel, x, lambda c: c.collapse, rate)
         name = _caption("Collapsed runs, 95% interval (Wilson)", panel)
@@ -138,14 +177,19 @@ def _score_plot(part: Part, name: str, panel: Panel, x: Across, rules: bool = Tr
         for label, at in marks.items()
         if rules and at is not None and min(values) - room <= at <= max(values) + room
     ]
-    limits = None
-    if part.metric not in ("mse", "matthews", "pearson", "spearman"):
-        # The interval of few seeds may leave what the metric can be.
-        low, high = svg.span([*values, *(r.at for r in drawn)], "linear")
-        low, high = max(0.0, low), min(1.0, high)
-        limits = (low, high + (0.03 * (high - low) if high == 1.0 else 0.0))
+    limits = score_ends(part, [*values, *(r.at for r in drawn)])
     axis = Axis(f"{part.metric} ({part.split})", ends=limits)
     return line_chart(name, Axis(x.label, x.kind), axis, curves, drawn)
+
+
+def score_ends(part: Part, values: Sequence[float]) -> tuple[float, float]:
+    """Return the ends of an axis of scores: the interval of few seeds leaves what can be."""
+    low, high = svg.span(values, "linear")
+    if part.metric == "mse":
+        return max(0.0, low), high
+    least = -1.0 if part.metric in ("matthews", "pearson", "spearman") else 0.0
+    low, high = max(least, low), min(1.0, high)
+    return low, high + (0.03 * (high - low) if high == 1.0 else 0.0)
 
 
 def cost_plots(part: Part, panel: Panel, x: Across) -> list[Figure]:
@@ -204,7 +248,7 @@ def trade_plot(part: Part) -> list[Figure]:
 
 
 def front_plot(part: Part) -> list[Figure]:
-    """Return score against hours of a run, with the Pareto front."""
+    """Return score against hours of a run, with the Pareto front; not where all runs collapsed."""
     best = part.advice.cell if part.advice else None
     on_front = {id(c) for c in part.front}
 
@@ -222,7 +266,7 @@ def front_plot(part: Part) -> list[Figure]:
             label=str(cell.batch or "") if id(cell) in on_front or cell is best else "",
         )
 
-    known = [c for c in part.cells if c.score and c.hours]
+    known = [c for c in part.cells if c.score and c.hours and c.collapsed < c.ended]
     if len(known) < 2:
         return []
     curves = [
@@ -233,8 +277,11 @@ def front_plot(part: Part) -> list[Figure]:
         curves.append(Curve("recommended", (point(best),), 1, joined=False))
     curves[0] = Curve("Pareto front", tuple(sorted(curves[0].points, key=lambda p: p.x)), 0)
     name = f"{part.metric} against {part.unit} of a run; numbers are global batches"
-    x, y = Axis(f"{part.unit} of a run", "log10"), Axis(part.metric)
-    return [(name, line_chart(name, x, y, [c for c in curves if c.points]))]
+    told = [v for c in known if c.score for v in (c.score.value, c.score.low, c.score.high)]
+    ends = score_ends(part, [v for v in told if v is not None])
+    x, y = Axis(f"{part.unit} of a run", "log10"), Axis(part.metric, ends=ends)
+    shown_curves = [c for c in curves if c.points]
+    return [(name, line_chart(name, x, y, shown_curves, aside=False))]
 
 
 def _points(
@@ -253,7 +300,8 @@ def scaling_plots(part: Part) -> list[Figure]:
         held = "one global batch" if kind == "strong" else "one batch a rank"
         name = f"{kind.capitalize()} scaling efficiency ({held})"
         curves = [_scaling_curve(s, i) for i, s in enumerate(series[:MOST_LINES])]
-        axis = Axis("efficiency (speed of a rank over the smallest run's)")
+        most = max(p.efficiency.value for s in series for p in s.points)
+        axis = Axis("efficiency", ends=(0.0, 1.15 * max(1.0, most)))
         x = Axis("ranks", "log2")
         figures.append((name, line_chart(name, x, axis, curves, [Rule(1.0, "ideal")])))
     bars = _bars([s for s in part.scaling if s.kind == "strong"] or list(part.scaling))

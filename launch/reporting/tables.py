@@ -12,7 +12,8 @@ from typing import Any
 from . import svg
 from .cells import COSTS, Cell
 from .efficiency import GIB, Efficiency
-from .gather import Part, RunReport, SweepReport
+from .gather import RunReport, SweepReport
+from .parts import Part
 from .records import Record
 from .scaling import PARTS
 from .stats import Interval

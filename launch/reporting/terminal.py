@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from .cells import Cell, shown
-from .gather import Part, RunReport, SweepReport
+from .gather import RunReport, SweepReport
 from .page import listed
+from .parts import Part
 from .run_page import headline, summary
-from .sweep_page import advice_words
+from .sweep_page import advice_words, rule_words
 from .tables import quantity
 
+WIDTH = 120
+"""Columns where the output is no terminal."""
 ROWS = 24
 """Of one table; the page has all."""
 
@@ -46,6 +49,8 @@ def _part(console: Any, part: Part) -> None:
         if found.predicted is not None:
             _say(console, f"predicted by gradient noise{name}: {quantity(found.predicted)}")
     _say(console, advice_words(part))
+    if part.advice and (wide := rule_words(part).partition(" Its interval")[2]):
+        _say(console, f"its interval{wide}")
 
 
 def _table(console: Any, part: Part) -> None:
@@ -101,7 +106,8 @@ def print_run(report: RunReport) -> None:
 def _console() -> Any:
     from rich.console import Console
 
-    return Console(highlight=False)
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=WIDTH)
 
 
 def _say(console: Any, text: str) -> None:
