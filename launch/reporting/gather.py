@@ -97,7 +97,9 @@ def gather_sweep(sweep: SweepDir, target: float | None, margin: float) -> SweepR
             record = _absent(run, state, config)
         else:
             record, config = _record(run, seen, jobs.get(run.run_id), config, notes)
-        trials.append(Trial(line.number, line.axes, record, _command(config, sweep.runs, notes)))
+        trials.append(
+            Trial(line.number, mapping(line.axes), record, _command(config, sweep.runs, notes))
+        )
     used = _used([(t.record, files[t.record.run_id]) for t in trials if t.record.run_id in files])
     states: dict[str, int] = {}
     for trial in trials:
@@ -185,7 +187,7 @@ def _configured(
         return None
     values = json.loads(json.dumps(base))
     try:
-        for key, value in line.values.items():
+        for key, value in mapping(line.values).items():
             set_dotted(values, key, value)
         return build(RunConfig, values, "")
     except (UsageError, TypeError, AttributeError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from .gather import RunReport, SweepReport
@@ -15,7 +16,7 @@ FORMAT = 1
 
 def plain_sweep(report: SweepReport, now: float) -> dict[str, Any]:
     """Return a sweep's report."""
-    return {
+    found = {
         "format": FORMAT,
         "kind": "sweep",
         "name": report.name,
@@ -25,6 +26,16 @@ def plain_sweep(report: SweepReport, now: float) -> dict[str, Any]:
         "notes": list(report.notes),
         "tasks": [_part(part) for part in report.parts],
     }
+    return finite(found)
+
+
+def finite(value: Any) -> Any:
+    """Return a value for JSON, which has no NaN and no infinity: None in their place."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(k): finite(v) for k, v in value.items()}
+    return [finite(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def _part(part: Part) -> dict[str, Any]:
@@ -75,7 +86,7 @@ def _part(part: Part) -> dict[str, Any]:
 def plain_run(report: RunReport, now: float) -> dict[str, Any]:
     """Return a run's report."""
     record = report.record
-    return {
+    found = {
         "format": FORMAT,
         "kind": "run",
         "time": now,
@@ -88,6 +99,7 @@ def plain_run(report: RunReport, now: float) -> dict[str, Any]:
         "efficiency": report.efficiency.plain() if report.efficiency else None,
         "lines": list(report.lines),
     }
+    return finite(found)
 
 
 def plain_record(record: Record) -> dict[str, Any]:

@@ -13,9 +13,6 @@ from training.rundir import RunDir, Snapshot, State, json_lines, read_json, read
 TrialState = State | Literal["missing"]
 """A trial that no worker took yet has no run directory: it is missing, or queued."""
 
-HIGHER = ("accuracy", "f1", "matthews", "macro_f1", "weighted_f1", "pearson", "spearman")
-"""Metrics of which more is better; mse is the other one."""
-
 
 @dataclass(frozen=True)
 class Attempt:
@@ -255,8 +252,9 @@ def read_evaluations(
     lines = [line for line in read_metrics(run.metrics) if line.get("kind") == "eval"]
     split = results.get("primary_split") or (lines[0].get("split") if lines else None)
     rows = whole(mapping(plan.get("rows")).get("train"))
-    if rows is None and results.get("epochs") and results.get("examples_seen"):
-        rows = round(results["examples_seen"] / results["epochs"])
+    seen, epochs = number(results.get("examples_seen")), number(results.get("epochs"))
+    if rows is None and seen and epochs:
+        rows = round(seen / epochs)
     batch = whole(results.get("global_batch")) or whole(config.get("batch.global_batch"))
     begun = list(attempts)
     found = []

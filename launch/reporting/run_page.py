@@ -8,7 +8,7 @@ from typing import Any
 from . import page, svg
 from .charts import Axis, Curve, Point, Rule, Span, line_chart, timeline
 from .gather import RunReport
-from .records import Record, number
+from .records import Record, mapping, number
 from .scaling import PARTS, loss_shares
 from .sweep_page import EFFICIENCY
 from .sweep_plots import Figure
@@ -176,8 +176,8 @@ def _shares(lines: Sequence[Mapping[str, Any]]) -> Figure:
 
 def split_table(record: Record) -> Table:
     """Return the final scores, a row a split."""
-    metrics = record.results.get("metrics")
-    scores = {s: m for s, m in metrics.items() if isinstance(m, dict)} if metrics else {}
+    metrics = mapping(record.results.get("metrics"))
+    scores = {s: m for s, m in metrics.items() if isinstance(m, dict)}
     names = list(dict.fromkeys(n for found in scores.values() for n in found))
     columns = [Column("split", "final scores of the exported model", words, number=False)]
     columns += [Column(n, n, lambda v: score(number(v))) for n in names]

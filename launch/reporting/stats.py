@@ -73,6 +73,9 @@ def _fraction(a: float, b: float, x: float) -> float:
 
 def t_cdf(t: float, df: float) -> float:
     """Return the probability that Student's t with `df` degrees of freedom is at most `t`."""
+    if t * t < df:  # near the middle the tail would lose its digits
+        inner = 0.5 * beta_inc(0.5, df / 2.0, t * t / (df + t * t))
+        return 0.5 + math.copysign(inner, t)
     tail = 0.5 * beta_inc(df / 2.0, 0.5, df / (df + t * t))
     return 1.0 - tail if t > 0 else tail
 
