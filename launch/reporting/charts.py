@@ -250,7 +250,7 @@ def stacked_chart(title: str, label: str, bars: Sequence[Bar]) -> str:
     left = min(170.0, 16 + max(svg.width_of(b.label) for b in bars))
     each, top = 30, 8
     bottom = top + each * len(bars)
-    across = Scale("linear", 0.0, 1.0, left, WIDTH - RIGHT)
+    across = Scale("linear", 0.0, 1.0, left, WIDTH - 2 * RIGHT)
     parts = []
     for i in range(0, 101, 20):
         place = across(i / 100)
@@ -271,7 +271,7 @@ def stacked_chart(title: str, label: str, bars: Sequence[Bar]) -> str:
             if stop - start > svg.width_of(words) + 8:
                 parts.append(svg.text((start + stop) / 2, y + 15, words, f"on{kind}"))
             at += share
-    parts.append(svg.text((left + WIDTH - RIGHT) / 2, bottom + 37, label, "label"))
+    parts.append(svg.text((left + WIDTH - 2 * RIGHT) / 2, bottom + 37, label, "label"))
     place, height = 14.0, bottom + 58
     for kind, name in enumerate(names):
         if place + 34 + svg.width_of(name) > WIDTH:

@@ -187,7 +187,7 @@ def test_two_tasks_are_told_apart(tmp_path, capsys):
     assert [r["task"] for r in rows(sweep.path / "cells.csv")] == ["demo", "other"]
 
 
-ODD = (None, "x", [], {}, -1, True, [1, {"a": None}])
+ODD = (None, "x", {}, -1, [1, {"a": None}])
 
 
 def test_results_of_any_form_leave_no_traceback(tmp_path, capsys):

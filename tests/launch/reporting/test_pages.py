@@ -12,6 +12,7 @@ from .browser import browser
 
 WIDTHS = (1280, 390)
 
+TEXTS = "[...document.querySelectorAll('%s')].map(c => c.textContent)"
 OUTSIDE = """[...document.querySelectorAll('svg text')].filter(t => {
   const a = t.getBoundingClientRect(), b = t.ownerSVGElement.getBoundingClientRect();
   return a.left < b.left - 2 || a.right > b.right + 2 || a.bottom > b.bottom + 2;
@@ -28,8 +29,8 @@ CONTRAST = """(() => {
   const ratio = c => { const l = light(c);
     return (Math.max(l, back) + 0.05) / (Math.min(l, back) + 0.05); };
   const of = (q, p) => [...document.querySelectorAll(q)].map(e => ratio(getComputedStyle(e)[p]));
-  return Math.min(...of('p,h1,h2,td,summary', 'color'), ...of('svg text.tick,svg text.label', 'fill'),
-    ...of('[class^=m]:not(.hollow)', 'fill'));
+  return Math.min(...of('p,h1,h2,td,summary', 'color'),
+    ...of('svg text.tick,svg text.label', 'fill'), ...of('[class^=m]:not(.hollow)', 'fill'));
 })()"""
 """Smallest contrast (WCAG) of words and markers with the page."""
 
@@ -37,17 +38,19 @@ CONTRAST = """(() => {
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Make the report of a sweep, of one with all states, and of runs."""
-    runs = tmp_path_factory.mktemp("pages") / "my runs"
-    folders.batches(runs, procs=(1, 2))
-    folders.states(runs)
-    ids = {int(p.name.split("-s")[1][0]): p.name for p in runs.glob("demo-tiny-b64-s*")}
-    names = {"batches": "batches", "states": "states"}
-    names |= {"resumed": ids[7], "failed": ids[2], "queued": ids[4], "damaged": ids[6]}
+    base = tmp_path_factory.mktemp("pages")
+    batches, states = (
+        folders.batches(base / "my runs", procs=(1, 2)),
+        folders.states(base / "other"),
+    )
+    ids = {int(p.name.split("-s")[1][0]): p for p in states.runs.glob("demo-tiny-b64-s*")}
+    names = {"batches": batches.path, "states": states.path}
+    names |= {"resumed": ids[7], "failed": ids[2], "queued": ids[4]}
     found = {}
     for name, what in names.items():
-        out = runs.parent / name
+        out = base / name
         with pytest.raises(SystemExit) as end:
-            run_command(command.report, [what, "--runs", str(runs), "--out", str(out)])
+            run_command(command.report, [str(what), "--out", str(out)])
         assert end.value.code == 0
         found[name] = out / "report.html"
     return found
@@ -85,7 +88,7 @@ def test_plots_say_what_they_show(pages, tmp_path):
         assert any(c.startswith("Collapsed runs") for c in captions)
         assert any(c.startswith("Optimizer steps to") for c in captions)
         assert any(c.startswith("Strong scaling") for c in captions)
-        labels = seen.value("[...document.querySelectorAll('svg .label')].map(c => c.textContent)")
+        labels = seen.value(TEXTS % "svg .label")
         assert {"global batch (examples a step)", "core-hours", "ranks"} <= set(labels)
         # Lines differ in more than their colour: dashes, and the form of the marker.
         legend = seen.value(
