@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from statistics import fmean
 from typing import Any
 
-from training.config import RunConfig
-from training.config.schema import leaves
+from launch.grid import short_names
 
 from .records import Evaluation, Record, higher_is_better, number
 from .stats import Interval, mean_interval, wilson
@@ -112,19 +110,10 @@ def shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-@cache
-def _flags() -> dict[str, str]:
-    found = {}
-    for key, (spec, _) in leaves(RunConfig).items():
-        if flag := spec.metadata.get("flag"):
-            found[flag.name[2:].replace("-", "_")] = key
-    return found
-
-
 def axis_key(name: str) -> str:
     """Return the configuration's key that an axis sets, `task` and `model` as they are."""
     plain = name.strip().removeprefix("--").replace("-", "_")
-    return _flags().get(plain, plain)
+    return short_names().get(plain, plain)
 
 
 def axes_of(trials: Iterable[Trial]) -> list[str]:

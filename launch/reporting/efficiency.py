@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from training.config import ClusterConfig
@@ -62,7 +62,7 @@ def efficiency(record: Record, used: Mapping[str, Used]) -> Efficiency | None:
     """
     if record.state != "finished":
         return None
-    said = used.get(record.job)
+    said = None if record.worker else used.get(record.job)
     config = record.config
     nodes = whole(config.get("cluster.nodes")) or 1
     cuda = record.unit == "GPU-hours"
@@ -97,7 +97,47 @@ def efficiency(record: Record, used: Mapping[str, Used]) -> Efficiency | None:
         ask=(),
     )
     measured = bool(said and said.peak_bytes)
-    return Efficiency(**{**vars(found), "ask": tuple(_ask(found, nodes, ranks, measured))})
+    return replace(found, ask=tuple(_ask(found, nodes, ranks, measured)))
+
+
+def efficiencies(records: Sequence[Record], used: Mapping[str, Used]) -> list[Efficiency]:
+    """Return what finished runs used, and before them the workers of a sweep as accounting says.
+
+    Accounting knows jobs: of a worker it tells what all its trials used together.
+    """
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        if record.state == "finished" and record.worker and record.job in used:
+            groups.setdefault(record.job, []).append(record)
+    found = [_worker(used[job], group) for job, group in groups.items()]
+    return [*found, *(e for r in records if (e := efficiency(r, used)))]
+
+
+def _worker(said: Used, records: Sequence[Record]) -> Efficiency:
+    nodes = said.nodes
+    ranks = max(r.ranks or 1 for r in records) / nodes
+    share = None
+    if said.cpu_seconds and said.cores and said.seconds:
+        share = said.cpu_seconds / (said.cores * said.seconds)
+    found = Efficiency(
+        run_id=f"job {said.job}, finished trials: {len(records)}",
+        source="accounting",
+        cores=said.cores,
+        cpu_seconds=said.cpu_seconds,
+        core_share=share,
+        requested_bytes=said.requested_bytes,
+        peak_bytes=said.peak_bytes,
+        gpus=said.gpus or None,
+        gpu_peak_bytes=None,
+        gpu_bytes=None,
+        mfu=None,
+        seconds=said.seconds,
+        limit_seconds=said.limit_seconds,
+        ask=(),
+    )
+    # Its time is that of as many trials as it took: the trials' own tell what one takes.
+    flags = [f for f in _ask(found, nodes, ranks, True) if not f.startswith("--time")]
+    return replace(found, ask=tuple(flags))
 
 
 def _ask(found: Efficiency, nodes: int, ranks: float, measured: bool) -> list[str]:

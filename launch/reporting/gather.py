@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from launch.existing import command_line
 from training.config import RunConfig, UsageError, load_config
-from training.config.schema import build, set_dotted, to_plain
-from training.rundir import RunDir, Snapshot, read_json, run_state, snapshot
+from training.rundir import RunDir, Snapshot, run_state, snapshot
 from training.sweepdir import SweepDir, read_trials
 from training.sweepdir import Trial as Line
 
@@ -21,6 +20,9 @@ from .efficiency import Efficiency, efficiency
 from .parts import Part, make_part
 from .records import Record, TrialState, mapping, read_record
 from .repeat import flat, submit_arguments
+
+ORDER = "finished running queued failed interrupted created damaged missing".split()
+"""In which states are counted."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,54 @@ def gather_run(run: RunDir) -> RunReport:
 
     notes: list[str] = []
     files, jobs = _asked([run], notes)
-    record, config = _record(run, files[run.run_id], jobs.get(run.run_id), None, notes)
+    seen, job = files[run.run_id], jobs.get(run.run_id)
+    state = run_state(seen, job.state if job else None)
+    record, config = _record(run, seen, state, job, None, notes)
     record = replace(record, attempts=_with_words(run, files[run.run_id], record))
+    used = _used([(record, files[run.run_id])])
+    return RunReport(
+        record=record,
+        command=_command(config, run.path.parent, notes),
+        lines=tuple(read_metrics(run.metrics)),
+        efficiency=efficiency(record, used),
+        notes=tuple(notes),
+    )
+
+
+def gather_sweep(sweep: SweepDir, target: float | None, margin: float) -> SweepReport:
+    """Read a sweep and all its runs.
+
+    Args:
+        sweep: its folder.
+        target: the score to reach; None: one that follows from the runs.
+        margin: by how much a recommended batch may be worse than the best.
+
+    Raises:
+        UsageError: it has no trials, or the target is none that its metric can have.
+    """
+    lines = read_trials(sweep)
+    if not lines:
+        raise UsageError(
+            f"sweep {sweep.name} has no trials yet: {sweep.trials} is "
+            f"{'empty' if sweep.trials.is_file() else 'not there'}"
+        )
+    notes: list[str] = []
+    runs = {line.number: sweep.run(line) for line in lines}
+    files, jobs = _asked([run for run in runs.values() if run.path.is_dir()], notes)
+    states = _states(sweep, lines, files, notes)
+    bases: dict[str, RunConfig | None] = {}
+    trials = []
+    for line in lines:
+        run, state = runs[line.number], states[line.number]
+        config = _configured(sweep, line, bases)
+        seen = files.get(run.run_id)
+        if seen is None:
+            record = _absent(run, state, config)
+        else:
+            job = jobs.get(run.run_id)
+            record, config = _record(run, seen, state, job, config, notes)
+        command = _command(config, sweep.runs, notes)
+        trials.append(Trial(line.number, mapping(line.axes), record, command))
     used = _used([(record, files[run.run_id])])
     return RunReport(
         record=record,
@@ -86,7 +134,7 @@ def gather_sweep(sweep: SweepDir, target: float | None, margin: float) -> SweepR
     there = [run for run in runs.values() if run.path.is_dir()]
     files, jobs = _asked(there, notes)
     waiting = len(there) < len(lines) and _queued(sweep)
-    bases: dict[int, dict[str, Any] | None] = {}
+    bases: dict[str, RunConfig | None] = {}
     trials = []
     for line in lines:
         run = runs[line.number]
@@ -101,9 +149,8 @@ def gather_sweep(sweep: SweepDir, target: float | None, margin: float) -> SweepR
             Trial(line.number, mapping(line.axes), record, _command(config, sweep.runs, notes))
         )
     used = _used([(t.record, files[t.record.run_id]) for t in trials if t.record.run_id in files])
-    states: dict[str, int] = {}
-    for trial in trials:
-        states[trial.record.state] = states.get(trial.record.state, 0) + 1
+    counts = Counter(t.record.state for t in trials)
+    counted = {state: counts[state] for state in ORDER if counts[state]}
     by_task: dict[str, list[Trial]] = {}
     known = {t.record.task for t in trials if t.record.task}
     for trial in trials:
@@ -114,7 +161,7 @@ def gather_sweep(sweep: SweepDir, target: float | None, margin: float) -> SweepR
         make_part(task, group, target, margin, used, _baseline(group))
         for task, group in by_task.items()
     )
-    return SweepReport(sweep.name, sweep.path, parts, states, tuple(dict.fromkeys(notes)))
+    return SweepReport(sweep.name, sweep.path, parts, counted, tuple(dict.fromkeys(notes)))
 
 
 def _asked(runs: Sequence[RunDir], notes: list[str]) -> tuple[dict[str, Snapshot], dict[str, Any]]:
@@ -130,18 +177,36 @@ def _asked(runs: Sequence[RunDir], notes: list[str]) -> tuple[dict[str, Snapshot
         return files, {}
 
 
+def _states(
+    sweep: SweepDir, lines: Sequence[Line], files: Mapping[str, Snapshot], notes: list[str]
+) -> dict[int, TrialState]:
+    """Return the state of every trial; where Slurm does not answer, what the files say."""
+    from launch.sweeping import states
+
+    try:
+        return cast("dict[int, TrialState]", states(sweep, lines))
+    except UsageError as error:
+        notes.append(f"{error}; the states shown are what the files say")
+        seen = {line.number: files.get(line.run_id) for line in lines}
+        return {n: run_state(f, None) if f else "missing" for n, f in seen.items()}
+
+
 def _record(
-    run: RunDir, files: Snapshot, job: Any, config: RunConfig | None, notes: list[str]
+    run: RunDir,
+    files: Snapshot,
+    state: TrialState,
+    job: Any,
+    config: RunConfig | None,
+    notes: list[str],
 ) -> tuple[Record, RunConfig | None]:
     from launch.view import explain
 
-    state = run_state(files, job.state if job else None)
     if config is None:
         try:
             config = load_config(run.config)
         except UsageError as error:
             notes.append(f"{run.run_id}: {error}")
-    told = {"job": _job(files)}
+    told = {"job": _job(files), "worker": str((files.jobs or [{}])[-1].get("sweep") or "")}
     if state == "failed":
         cause, log = explain(run, files, job)
         told |= {"cause": cause, "log": str(log or "")}
@@ -173,24 +238,16 @@ def _absent(run: RunDir, state: TrialState, config: RunConfig | None) -> Record:
 
 
 def _configured(
-    sweep: SweepDir, line: Line, bases: dict[int, dict[str, Any] | None]
+    sweep: SweepDir, line: Line, bases: dict[str, RunConfig | None]
 ) -> RunConfig | None:
     """Return a trial's configuration as the sweep's own files say it; None without them."""
-    if line.base not in bases:
-        path = sweep.base(line.base)
-        try:
-            bases[line.base] = to_plain(load_config(path)) if path.is_file() else None
-        except UsageError:
-            bases[line.base] = None
-    base = bases[line.base]
-    if base is None:
-        return None
-    values = json.loads(json.dumps(base))
     try:
-        for key, value in mapping(line.values).items():
-            set_dotted(values, key, value)
-        return build(RunConfig, values, "")
-    except (UsageError, TypeError, AttributeError):
+        if line.base not in bases:
+            path = sweep.base(line.base)
+            bases[line.base] = load_config(path) if path.is_file() else None
+        base = bases[line.base]
+        return base.with_values(mapping(line.values)) if base else None
+    except (UsageError, ValueError):
         return None
 
 
@@ -203,29 +260,6 @@ def _command(config: RunConfig | None, runs: Path, notes: list[str]) -> str:
         return ""
     where = [] if runs == Path("runs").absolute() else ["--runs", str(runs)]
     return command_line("submit", *words, *where)
-
-
-def _queued(sweep: SweepDir) -> bool:
-    """Return whether jobs of the sweep are queued or running."""
-    from launch.jobs import local_job
-    from launch.slurm_site import job_state
-    from slurm.scontrol import Refused, Silent, ask
-
-    listed = mapping(read_json(sweep.jobs)).get("jobs")
-    entries = [e for e in listed if isinstance(e, dict) and "job_id" in e] if listed else []
-    local = [e for e in entries if e.get("executor") == "local"]
-    for entry in local:
-        info = local_job(sweep.name, entry)
-        if info is not None and info.state != "gone":
-            return True
-    ids = [str(e["job_id"]) for e in entries if e not in local]
-    if not ids:
-        return False
-    try:
-        text = ask("squeue", "-h", "-t", "all", "-j", ",".join(ids), "-o", "%T", seconds=10.0)
-    except (Refused, Silent):
-        return False
-    return any(job_state(word.strip()) != "gone" for word in text.splitlines())
 
 
 def _used(runs: Iterable[tuple[Record, Snapshot]]) -> dict[str, Any]:

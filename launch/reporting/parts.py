@@ -26,7 +26,7 @@ from .cells import (
     recommend,
 )
 from .critical import CriticalBatch
-from .efficiency import Efficiency, efficiency
+from .efficiency import Efficiency, efficiencies
 from .records import higher_is_better
 from .sacct import Used
 from .scaling import Series, make_series
@@ -127,7 +127,7 @@ def make_part(
         critical=tuple(_critical(cells, varied, chosen, metric)),
         front=tuple(front(cells)),
         advice=recommend(cells, margin),
-        efficiency=tuple(e for r in records if (e := efficiency(r, used))),
+        efficiency=tuple(efficiencies(records, used)),
     )
 
 

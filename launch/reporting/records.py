@@ -81,6 +81,8 @@ class Record:
     cause: str = ""
     log: str = ""
     job: str = ""
+    worker: bool = False
+    """Its job was a sweep's worker, which serves several trials."""
     attempts: tuple[Attempt, ...] = ()
     evaluations: tuple[Evaluation, ...] = ()
     throughput: Mapping[str, Any] = field(default_factory=dict)
@@ -129,7 +131,7 @@ def read_record(
         state: as its files and the scheduler say.
         config: its configuration by dotted key.
         files: its files, if they were read already with their nodes.
-        told: `cause`, `log` and `job` in words.
+        told: `cause`, `log`, `job` and `worker` in words.
     """
     files = files or snapshot(run)
     results, plan = mapping(read_json(run.results)), mapping(read_json(run.plan))
@@ -165,6 +167,7 @@ def read_record(
         cause=words.get("cause", ""),
         log=words.get("log", ""),
         job=words.get("job", ""),
+        worker=bool(words.get("worker")),
         attempts=tuple(attempts),
         evaluations=tuple(read_evaluations(run, config, results, plan, metric, attempts, rates)),
         throughput=mapping(results.get("throughput")),

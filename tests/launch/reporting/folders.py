@@ -28,7 +28,7 @@ from training.config import (
 )
 from training.config.schema import get_dotted, leaves, to_plain
 from training.rundir import RunDir, append_line, write_json
-from training.sweepdir import SweepDir, sweeps_folder
+from training.sweepdir import SweepDir, Trial, sweeps_folder
 
 ROWS = 4000
 LABELS = ("bird", "fish", "mammal")
@@ -292,11 +292,11 @@ def write_sweep(
     sweep.path.mkdir(parents=True)
     listed = list(trials)
     # One configuration that all differ from, as the sweep command writes it.
-    sweep.base(0).write_text(listed[0][0].dump())
+    first = listed[0][0]
+    sweep.base("0a").write_text(first.dump())
     lines = [
-        {"number": n, "run_id": made.run_id(), "axes": dict(axes), "values": values, "base": 0}
+        Trial(n, made.run_id(), dict(axes), _unlike(first, made), "0a", "0b").plain()
         for n, (made, axes) in enumerate(listed)
-        if (values := _unlike(listed[0][0], made)) is not None
     ]
     sweep.trials.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return sweep

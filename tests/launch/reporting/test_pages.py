@@ -19,7 +19,7 @@ OUTSIDE = """[...document.querySelectorAll('svg text')].filter(t => {
 }).map(t => t.textContent)"""
 """Texts that leave their plot."""
 SMALL = """Math.min(...[...document.querySelectorAll('svg[role=img] text')].map(t =>
-  t.getScreenCTM().a * parseFloat(getComputedStyle(t).fontSize)))"""
+  Math.hypot(t.getScreenCTM().a, t.getScreenCTM().b) * parseFloat(getComputedStyle(t).fontSize)))"""
 """Pixels of the smallest letters of all plots."""
 CONTRAST = """(() => {
   const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).slice(0, 3).map(v => {
