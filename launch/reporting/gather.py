@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from launch.existing import command_line
 from training.config import RunConfig, UsageError, load_config
-from training.rundir import RunDir, Snapshot, run_state, snapshot
+from training.rundir import RunDir, Snapshot, read_metrics, run_state, snapshot
 from training.sweepdir import SweepDir, read_trials
 from training.sweepdir import Trial as Line
 
@@ -50,8 +50,6 @@ class RunReport:
 
 def gather_run(run: RunDir) -> RunReport:
     """Read one run."""
-    from training.rundir import read_metrics
-
     notes: list[str] = []
     files, jobs = _asked([run], notes)
     seen, job = files[run.run_id], jobs.get(run.run_id)
@@ -88,7 +86,7 @@ def gather_sweep(sweep: SweepDir, target: float | None, margin: float) -> SweepR
     notes: list[str] = []
     runs = {line.number: sweep.run(line) for line in lines}
     files, jobs = _asked([run for run in runs.values() if run.path.is_dir()], notes)
-    states = _states(sweep, lines, files, notes)
+    states = _states(sweep, lines, files, jobs, notes)
     bases: dict[str, RunConfig | None] = {}
     trials = []
     for line in lines:
@@ -102,52 +100,6 @@ def gather_sweep(sweep: SweepDir, target: float | None, margin: float) -> SweepR
             record, config = _record(run, seen, state, job, config, notes)
         command = _command(config, sweep.runs, notes)
         trials.append(Trial(line.number, mapping(line.axes), record, command))
-    used = _used([(record, files[run.run_id])])
-    return RunReport(
-        record=record,
-        command=_command(config, run.path.parent, notes),
-        lines=tuple(read_metrics(run.metrics)),
-        efficiency=efficiency(record, used),
-        notes=tuple(notes),
-    )
-
-
-def gather_sweep(sweep: SweepDir, target: float | None, margin: float) -> SweepReport:
-    """Read a sweep and all its runs.
-
-    Args:
-        sweep: its folder.
-        target: the score to reach; None: one that follows from the runs.
-        margin: by how much a recommended batch may be worse than the best.
-
-    Raises:
-        UsageError: it has no trials, or the target is none that its metric can have.
-    """
-    lines = read_trials(sweep)
-    if not lines:
-        raise UsageError(
-            f"sweep {sweep.name} has no trials yet: {sweep.trials} is "
-            f"{'empty' if sweep.trials.is_file() else 'not there'}"
-        )
-    notes: list[str] = []
-    runs = {line.number: sweep.run(line) for line in lines}
-    there = [run for run in runs.values() if run.path.is_dir()]
-    files, jobs = _asked(there, notes)
-    waiting = len(there) < len(lines) and _queued(sweep)
-    bases: dict[str, RunConfig | None] = {}
-    trials = []
-    for line in lines:
-        run = runs[line.number]
-        config = _configured(sweep, line, bases)
-        seen = files.get(run.run_id)
-        if seen is None:
-            state: TrialState = "queued" if waiting else "missing"
-            record = _absent(run, state, config)
-        else:
-            record, config = _record(run, seen, jobs.get(run.run_id), config, notes)
-        trials.append(
-            Trial(line.number, mapping(line.axes), record, _command(config, sweep.runs, notes))
-        )
     used = _used([(t.record, files[t.record.run_id]) for t in trials if t.record.run_id in files])
     counts = Counter(t.record.state for t in trials)
     counted = {state: counts[state] for state in ORDER if counts[state]}
@@ -178,17 +130,33 @@ def _asked(runs: Sequence[RunDir], notes: list[str]) -> tuple[dict[str, Snapshot
 
 
 def _states(
-    sweep: SweepDir, lines: Sequence[Line], files: Mapping[str, Snapshot], notes: list[str]
+    sweep: SweepDir,
+    lines: Sequence[Line],
+    files: Mapping[str, Snapshot],
+    jobs: Mapping[str, Any],
+    notes: list[str],
 ) -> dict[int, TrialState]:
-    """Return the state of every trial; where Slurm does not answer, what the files say."""
-    from launch.sweeping import states
+    """Return the state of every trial: its run's, whoever runs it.
 
+    One that nobody runs is queued while a worker that was submitted for it may come.
+    """
+    from launch.sweeping import OPEN, alive_jobs, read_jobs
+
+    submitted = read_jobs(sweep)
+    waiting: set[int] = set()
     try:
-        return cast("dict[int, TrialState]", states(sweep, lines))
+        arrays = {job.partition("_")[0] for job in alive_jobs(submitted)} if submitted else set()
+        for entry in submitted:
+            if str(entry["job_id"]) in arrays:
+                waiting.update(n for n in entry.get("trials") or () if isinstance(n, int))
     except UsageError as error:
         notes.append(f"{error}; the states shown are what the files say")
-        seen = {line.number: files.get(line.run_id) for line in lines}
-        return {n: run_state(f, None) if f else "missing" for n, f in seen.items()}
+    found: dict[int, TrialState] = {}
+    for line in lines:
+        seen, job = files.get(line.run_id), jobs.get(line.run_id)
+        state = run_state(seen, job.state if job else None) if seen else "missing"
+        found[line.number] = "queued" if state in OPEN and line.number in waiting else state
+    return found
 
 
 def _record(
