@@ -17,6 +17,7 @@ COMMANDS = {
     "save": "Have a running run write a checkpoint now.",
     "cancel": "Stop a queued or running run.",
     "sync": "Send runs to W&B that could not reach it from their nodes.",
+    "report": "Report on a run or a sweep: a page, CSV tables, JSON.",
     "rehearse": "Hurt a run on purpose, and see that it goes on where it was.",
     "clean": "Remove what no run needs any more: checkpoints, cached data and code.",
     "prepare": "Fetch and tokenise ahead of time; look at a task's rows.",

@@ -16,7 +16,16 @@ FILES = (
     "attempts/0/logs/0-0.log checkpoints/step-2/manifest.json checkpoints/step-2/state.json"
 ).split()
 FOLDERS = ("attempts", "attempts/0/logs", "checkpoints", "submitit")
-COMMANDS = ("status", "logs", "logs --errors", "cancel --yes", "save", "sync", "clean --dry-run")
+COMMANDS = (
+    "status",
+    "logs",
+    "logs --errors",
+    "cancel --yes",
+    "save",
+    "sync",
+    "clean --dry-run",
+    "report --json",
+)
 
 
 def make(path):

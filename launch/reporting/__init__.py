@@ -1,0 +1,1 @@
+"""What `glueline report` is made of: records, statistics, charts, pages."""

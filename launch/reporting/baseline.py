@@ -1,0 +1,66 @@
+"""What a model that always gives the same answer scores: the floor that a collapsed run is on."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterable
+
+from training.rundir import RunDir
+
+
+def read_labels(run: RunDir, split: str) -> tuple[list[str], str | None]:
+    """Return the labels of a split as `predictions/SPLIT.tsv` holds them, and the positive class.
+
+    No labels where the file is missing or has none; the positive class is the second of two.
+    """
+    try:
+        with (run.predictions / f"{split}.tsv").open(encoding="utf-8", newline="") as file:
+            rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+            labels = [label for row in rows if (label := row.get("label")) is not None]
+            names = [n[2:-1] for n in rows.fieldnames or () if n.startswith("p(")]
+            return labels, names[1] if len(names) == 2 else None
+    except (OSError, ValueError, csv.Error):
+        return [], None
+
+
+def constant_score(metric: str, labels: Iterable[str], positive: str | None = None) -> float | None:
+    """Return the best score that one constant answer gets; None where it is not defined.
+
+    With p the share of the most frequent of k classes: accuracy p; weighted F1 p·2p/(1 + p); macro
+    F1 2p/(1 + p)/k; F1 of the positive class, of share q, 2q/(1 + q); Matthews' coefficient and
+    the correlations 0; the squared error that of the mean, the labels' variance.
+
+    Args:
+        metric: the score's name.
+        labels: of every example.
+        positive: the class that F1 is of; the second of the task's two.
+    """
+    known = list(labels)
+    if not known:
+        return None
+    if metric in ("pearson", "spearman", "matthews"):
+        return 0.0
+    if metric == "mse":
+        return _variance(known)
+    counts = Counter(known)
+    share = max(counts.values()) / len(known)
+    if metric == "accuracy":
+        return share
+    if metric == "weighted_f1":
+        return share * 2 * share / (1 + share)
+    if metric == "macro_f1":
+        return 2 * share / (1 + share) / len(counts)
+    if metric == "f1":
+        q = counts[positive] / len(known) if positive is not None else None
+        return 2 * q / (1 + q) if q is not None else None
+    return None
+
+
+def _variance(labels: list[str]) -> float | None:
+    try:
+        values = [float(v) for v in labels]
+    except ValueError:
+        return None
+    mean = sum(values) / len(values)
+    return sum((v - mean) ** 2 for v in values) / len(values)

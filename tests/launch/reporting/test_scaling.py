@@ -1,0 +1,71 @@
+"""Scaling over ranks: efficiency, and what the time went into."""
+
+from pathlib import Path
+
+import pytest
+
+from launch.reporting.cells import Trial
+from launch.reporting.records import Record
+from launch.reporting.scaling import PARTS, loss_shares, make_series
+
+SHARES = {
+    "padding_efficiency": 0.9,
+    "rank_imbalance": 1.1,
+    "data_wait_share": 0.05,
+    "communication_share": 0.25,
+}
+
+
+def trial(ranks, batch, speed, seed=1, state="finished", **shares):
+    throughput = {"examples_per_second": speed, **(shares or SHARES)}
+    record = Record(
+        f"r{ranks}-{batch}-{seed}",
+        Path("r"),
+        state,
+        global_batch=batch,
+        ranks=ranks,
+        throughput=throughput,
+    )
+    return Trial(0, {"nodes": ranks, "global_batch": batch, "seed": seed}, record)
+
+
+def test_the_shares_add_up_to_the_time():
+    found = loss_shares(SHARES)
+    assert sum(found.values()) == pytest.approx(1.0) and set(found) == set(PARTS)
+    # 70% compute: 90% of it on real tokens; the mean rank waits a tenth of it for the slowest.
+    assert found["useful"] == pytest.approx(0.63) and found["padding"] == pytest.approx(0.07)
+    assert found["imbalance"] == pytest.approx(0.07)
+    assert found["communication"] == pytest.approx(0.18) and found["data"] == pytest.approx(0.05)
+
+
+def test_imbalance_is_at_most_what_was_waited():
+    found = loss_shares(SHARES | {"communication_share": 0.02})
+    assert found["imbalance"] == pytest.approx(0.02) and found["communication"] == 0.0
+    assert loss_shares({"examples_per_second": 3.0}) == {}
+
+
+def test_strong_scaling_holds_the_batch_and_weak_the_batch_of_a_rank():
+    runs = [trial(1, 64, 100.0), trial(2, 64, 180.0), trial(4, 64, 300.0), trial(2, 128, 190.0)]
+    series = {(s.kind, s.name): s for s in make_series(runs)}
+    strong = series["strong", "batch 64"]
+    assert [(p.ranks, p.efficiency.value) for p in strong.points] == [
+        (1, pytest.approx(1.0)),
+        (2, pytest.approx(0.9)),
+        (4, pytest.approx(0.75)),
+    ]
+    weak = series["weak", "64 a rank"]
+    assert [(p.ranks, p.batch) for p in weak.points] == [(1, 64), (2, 128)]
+    assert weak.points[1].efficiency.value == pytest.approx(0.95)
+    assert set(series) == {("strong", "batch 64"), ("weak", "64 a rank")}
+
+
+def test_what_is_not_in_the_shares_is_slower_arithmetic():
+    runs = [trial(1, 64, 100.0, **SHARES), trial(2, 64, 100.0, **SHARES)]
+    (strong, *_) = make_series(runs)
+    # The same shares and half the speed of a rank: cores that the ranks share.
+    assert strong.points[1].arithmetic == pytest.approx(0.5)
+
+
+def test_one_world_size_and_unfinished_runs_are_no_series():
+    assert make_series([trial(2, 64, 100.0), trial(2, 64, 110.0, seed=2)]) == []
+    assert make_series([trial(1, 64, 100.0), trial(2, 64, 150.0, state="running")]) == []
