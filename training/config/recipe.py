@@ -118,6 +118,8 @@ class TrainConfig:
     save_every: int | Literal["auto"] = option("auto", "--save-every", "N|auto")
     """Write a checkpoint every N optimizer steps; auto: every five minutes, or more seldom where
     that would cost more than a hundredth of the time."""
+    noise_every: int = 0
+    """Measure the gradient noise scale at every N-th optimizer step; 0 never does."""
     keep: Literal["results", "model", "all"] = "model"
     """What stays of a run that finished: results are scores, predictions and logs; model the
     weights too; all the checkpoints too."""
@@ -142,6 +144,8 @@ class TrainConfig:
             raise UsageError(f"--log-every must be at least 1, got {self.log_every}")
         if self.save_every != "auto" and self.save_every < 1:
             raise UsageError(f"--save-every must be at least 1, got {self.save_every}")
+        if self.noise_every < 0:
+            raise UsageError(f"train.noise_every must be at least 0, got {self.noise_every}")
         if self.fault is not None and not FAULT.fullmatch(self.fault):
             raise UsageError(
                 "train.fault must be raise, kill, hang, nan or stop@STEP[:RANK], "

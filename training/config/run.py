@@ -53,6 +53,7 @@ class RunConfig:
             self.cluster,
         ):
             section.check()
+        self._check_noise()
         task = self.task
         if task.train is None:
             raise UsageError(
@@ -65,6 +66,17 @@ class RunConfig:
             raise UsageError(
                 f"task {task.name} has no validation rows to select a checkpoint by: "
                 "use --set task.holdout=0.05, or --select last"
+            )
+
+    def _check_noise(self) -> None:
+        if not self.train.noise_every:
+            return
+        if self.batch.global_batch < 2:
+            raise UsageError("train.noise_every compares rows of a step: use --global-batch 2")
+        if self.engine.compile == "graphs":
+            raise UsageError(
+                "train.noise_every cuts some steps otherwise, and CUDA graphs are recorded for "
+                "each shape: use --compile layers"
             )
 
     def run_id(self, name: str | None = None) -> str:
