@@ -107,11 +107,12 @@ class GradientSketch:
         if self._open is None or slot % 2 == 0:
             return
         a, b = self._both
-        rows = [len(own) for own in self._open.cut.micro[self._world.rank][slot - 1 : slot + 1]]
+        own = self._open.cut.micro[self._world.rank]
+        rows = len(own[slot - 1]), len(own[slot])
         if rows[0]:
             assert self._total is not None
-            products = [torch.dot(x, y).double() for x, y in ((a, a), (a, b), (b, b))]
-            self._total += rows_square(*products, *rows)
+            aa, ab, bb = (torch.dot(x, y).double() for x, y in ((a, a), (a, b), (b, b)))
+            self._total += rows_square(aa, ab, bb, *rows)
         self._both.zero_()
 
     def result(self, plan: StepPlan, norm: float, scale: float) -> Estimate | None:
