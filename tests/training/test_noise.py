@@ -9,6 +9,7 @@ from training.batching import cut_step
 from training.config import (
     BatchConfig,
     EngineConfig,
+    ModelConfig,
     RunConfig,
     TaskConfig,
     TrainConfig,
@@ -151,6 +152,11 @@ def test_what_a_checkpoint_keeps_goes_on():
     ],
 )
 def test_what_cannot_be_measured_is_refused(changes, words):
-    settings = {"task": build(TaskConfig, demo()), "train": TrainConfig(noise_every=5)} | changes
+    model = ModelConfig(name="tiny", architecture="bert")
+    settings = {
+        "task": build(TaskConfig, demo()),
+        "model": model,
+        "train": TrainConfig(noise_every=5),
+    } | changes
     with pytest.raises(UsageError, match=words):
         RunConfig(**settings).check()

@@ -142,6 +142,20 @@ def test_the_noise_of_the_gradient_is_in_the_log_and_the_results(straight, engin
     assert found["trace"] > 0
 
 
+@pytest.mark.parametrize(("optimizer", "zero"), [("lamb", "null"), ("lars", "0")])
+def test_layerwise_optimizers_go_on_bit_for_bit(forks, runs, optimizer, zero):
+    chosen = (f"optim.name={optimizer}", f"engine.zero={zero}", "optim.lr=0.02")
+    whole = make_run(runs / f"whole-{optimizer}", demo(), *SETTINGS, *chosen)
+    assert forks(whole) == [0, 0], log(whole)
+    run = make_run(runs / optimizer, demo(), *SETTINGS, *chosen, "train.fault=stop@6")
+    assert forks(run) == [0, 0], log(run)
+    assert forks(run, 2, 1) == [0, 0], log(run, 1)
+    assert_same(run, whole)
+    (saved,), (resumed,) = events(run, "saved"), events(run, "resumed")
+    for key in ("step", "next_ids", "optimizer", "weights"):
+        assert saved[key] == resumed[key], key
+
+
 RESIZED = [("ddp", 4, "ddp", 2), ("ddp", 1, "ddp", 4), ("1", 2, "1", 3), ("2", 4, "2", 2)]
 RESIZED += [("3", 2, "3", 3), ("3", 4, "1", 2), ("2", 2, "ddp", 3), ("ddp", 2, "3", 4)]
 

@@ -11,6 +11,9 @@ from .schema import UsageError, option
 FAULT = re.compile(r"(raise|kill|hang|nan|stop|oom|slow)@\d+(:\d+)?")
 """What `train.fault` may be."""
 
+LAYERWISE = ("lamb", "lars")
+"""Optimizers whose steps follow the norms of whole tensors."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BatchConfig:
@@ -37,8 +40,10 @@ class BatchConfig:
 class OptimConfig:
     """Optimizer and learning-rate schedule."""
 
-    name: Literal["adamw", "adam", "sgd", "adagrad"] = option("adamw", "--optimizer", "NAME")
-    """adamw (fused), adam, sgd (with momentum) or adagrad."""
+    name: Literal["adamw", "adam", "sgd", "adagrad", "lamb", "lars"] = option(
+        "adamw", "--optimizer", "NAME"
+    )
+    """adamw (fused), adam, sgd (with momentum), adagrad, or layer-wise lamb or lars."""
     lr: float = option(2e-5, "--lr", "RATE")
     """Peak learning rate; with a rule, the one at the base batch."""
     lr_rule: Literal["fixed", "linear", "sqrt", "sqrt_adam", "legew"] = option(
@@ -49,13 +54,15 @@ class OptimConfig:
     base_batch: int | None = option(None, "--base-batch", "B")
     """Global batch at which --lr holds; for --lr-rule."""
     beta1: float = 0.9
-    """Adam's first moment decay."""
+    """Adam's and LAMB's first moment decay."""
     beta2: float = 0.999
-    """Adam's second moment decay."""
+    """Adam's and LAMB's second moment decay."""
     eps: float = 1e-8
-    """Adam's and Adagrad's denominator offset."""
+    """Adam's, LAMB's and Adagrad's denominator offset."""
     momentum: float = 0.9
-    """SGD's momentum."""
+    """SGD's and LARS's momentum."""
+    trust_coefficient: float = 0.001
+    """LARS's η: a layer's step over its weights' norm, before the learning rate."""
     weight_decay: float = option(0.01, "--weight-decay", "W")
     """Weight decay; biases and norms are spared."""
     clip: float = 1.0
@@ -92,7 +99,7 @@ class OptimConfig:
                 raise UsageError(
                     f"optim.{key} must be at least 0 and below 1, got {getattr(self, key):g}"
                 )
-        for key in ("eps", "clip"):
+        for key in ("eps", "clip", "trust_coefficient"):
             if getattr(self, key) < 0:
                 raise UsageError(f"optim.{key} must not be below 0, got {getattr(self, key):g}")
 

@@ -13,7 +13,7 @@ import yaml
 from .cluster import ClusterConfig
 from .engine import EngineConfig
 from .model import ModelConfig
-from .recipe import BatchConfig, OptimConfig, TrainConfig
+from .recipe import LAYERWISE, BatchConfig, OptimConfig, TrainConfig
 from .schema import UsageError, build, to_plain
 from .task import TaskConfig
 from .tracking import TrackingConfig
@@ -54,6 +54,11 @@ class RunConfig:
         ):
             section.check()
         self._check_noise()
+        if self.optim.name in LAYERWISE and self.engine.zero:
+            raise UsageError(
+                f"--optimizer {self.optim.name} needs the norms of whole tensors, and --zero "
+                f"{self.engine.zero} gives each rank pieces: use --zero 0, or leave --zero out"
+            )
         task = self.task
         if task.train is None:
             raise UsageError(
