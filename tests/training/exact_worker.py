@@ -56,15 +56,16 @@ def deal_case(world: int) -> Cut:
 
 
 def noise_of(engine, world: World, data, regression: bool, draws: int, columns: int):
-    """Return norm and Σ|gᵢ|² / n² of a dealt step, for some draws of the projection."""
+    """Return norm, |G|² and tr Σ of a dealt step, for some draws of the projection."""
     wanted, cut = chosen(0, "full"), deal_case(world.size)
     plan = StepPlan(0, 0, wanted, cut, measure(cut, data[1]), dealt=True)
     found = []
     for seed in range(draws):
         sketch = GradientSketch(engine, world, seed, columns)
         accumulate(engine, cut, wanted, data, regression, sketch)
+        scale = engine.scaler_state().get("scale", 1.0)
         norm = float(engine.step(0.0))
-        estimate = sketch.result(plan, norm, 1.0)
+        estimate = sketch.result(plan, norm, scale)
         assert estimate is not None
         found.append((norm, estimate.square, estimate.trace))
     return found
@@ -96,7 +97,7 @@ def main() -> None:
             weights.append(engine.state_dict())
     noise = {
         "copied": noise_of(engine, ranks, data, labels == 1, 1, 1000),
-        "projected": noise_of(engine, ranks, data, labels == 1, 24, COLUMNS),
+        "projected": noise_of(engine, ranks, data, labels == 1, 12, COLUMNS),
     }
     if rank == 0:
         report = {"engine": engine.name, "stage": engine.stage, "world": world}
