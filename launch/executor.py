@@ -30,6 +30,7 @@ from slurm.command import (
 from slurm.verdicts import REQUEUE
 from training.config import RunConfig, UsageError
 from training.rundir import RunDir
+from training.sweepdir import SweepDir
 
 from .snapshot import code_root, keep_snapshot, remove_snapshot
 
@@ -56,14 +57,20 @@ local run takes its GPUs from them."""
 
 
 def make_executor(
-    config: RunConfig, run: RunDir, after: str | None = None
+    config: RunConfig,
+    run: RunDir | SweepDir,
+    after: str | None = None,
+    parallel: int | None = None,
+    hold: bool = False,
 ) -> SlurmExecutor | LocalExecutor:
-    """Return submitit's executor, set up for this run.
+    """Return submitit's executor, set up for this run, or for the array of a sweep.
 
     Args:
         config: the run.
-        run: its directory.
+        run: its directory, or the sweep's.
         after: a job that must have ended, in whatever way, before this one starts.
+        parallel: of an array: how many of its elements run at a time.
+        hold: the job waits until somebody releases it.
 
     Raises:
         UsageError: srun is missing, or a value cannot stand in a batch script.
@@ -81,7 +88,12 @@ def make_executor(
         )
     except RuntimeError:  # no srun
         raise UsageError("srun is not on this machine: use --executor local") from None
-    executor.update_parameters(**slurm_parameters(config, run, after))
+    parameters = slurm_parameters(config, run, after)
+    if hold:
+        parameters["additional_parameters"]["hold"] = True
+    if parallel is not None:
+        parameters["array_parallelism"] = parallel
+    executor.update_parameters(**parameters)
     return executor
 
 
@@ -108,7 +120,9 @@ def queues_again(config: RunConfig) -> bool:
     return scontrol and not forbidden
 
 
-def slurm_parameters(config: RunConfig, run: RunDir, after: str | None = None) -> dict[str, Any]:
+def slurm_parameters(
+    config: RunConfig, run: RunDir | SweepDir, after: str | None = None
+) -> dict[str, Any]:
     """Return what submitit is told, by its own names; the arguments are those of `make_executor`.
 
     Raises:
@@ -198,7 +212,7 @@ def signal_seconds(minutes: int) -> int:
     return min(SIGNAL_SECONDS, int(minutes * 60 * 0.3))
 
 
-def setup_lines(config: RunConfig, run: RunDir) -> list[str]:
+def setup_lines(config: RunConfig, run: RunDir | SweepDir) -> list[str]:
     """Return the lines of the batch script before srun."""
     return [*environment_lines(config, run.cache), *afterword_lines(config, run)]
 
@@ -217,13 +231,14 @@ def environment_lines(config: RunConfig, cache: Path) -> list[str]:
     return lines
 
 
-def afterword_lines(config: RunConfig, run: RunDir) -> list[str]:
+def afterword_lines(config: RunConfig, run: RunDir | SweepDir) -> list[str]:
     """Return the lines that have the last word after srun failed; its exit status stays.
 
     TERM must not end the shell, or nobody would be left to put the job back into the queue. The
     trap that does nothing leaves TERM as it was for srun.
     """
-    words = shlex.join([sys.executable, "-u", "-m", "slurm.afterword", str(run.path)])
+    module = "slurm.sweep_afterword" if isinstance(run, SweepDir) else "slurm.afterword"
+    words = shlex.join([sys.executable, "-u", "-m", module, str(run.path)])
     return [
         f"export {REQUEUE}={'yes' if queues_again(config) else 'no'}",
         "glueline_afterword() {",
@@ -387,14 +402,61 @@ def submit_job(
 
     if first_attempt is None:
         first_attempt = max(run.attempt_numbers(), default=-1) + 1
+    with _whole(config, run):
+        executor = make_executor(config, run, after)
+        return executor.submit(NodeAgent(str(run.path), first_attempt)).job_id
+
+
+def submit_workers(
+    config: RunConfig,
+    sweep: SweepDir,
+    lanes: int,
+    elements: int,
+    parallel: int,
+    after: str | None = None,
+    hold: bool = False,
+    bases: tuple[str, ...] = (),
+) -> str:
+    """Submit an array of a sweep's workers and return its job id; of one element a plain job's.
+
+    Args:
+        config: what the nodes of all its trials have in common.
+        sweep: the sweep's folder, written.
+        lanes: trials at a time in one element.
+        elements: how many there are; local executor: 1.
+        parallel: how many of them run at a time.
+        after: a job that must have ended before.
+        hold: they wait until somebody releases them.
+        bases: those whose trials they are for; empty: all.
+
+    Raises:
+        UsageError: as `submit_job`.
+    """
+    from slurm.worker import TrialWorker
+
+    worker = TrialWorker(str(sweep.path), lanes, bases)
+    with _whole(config, sweep):
+        executor: Any = make_executor(config, sweep, after, parallel, hold)
+        if elements == 1:
+            return executor.submit(worker).job_id
+        with executor.batch():
+            jobs = [executor.submit(worker) for _ in range(elements)]
+        return str(jobs[0].job_id).partition("_")[0]
+
+
+@contextlib.contextmanager
+def _whole(config: RunConfig, run: RunDir | SweepDir) -> Iterator[None]:
+    """Submit in a clean environment, the code copied; leave nothing behind if it fails.
+
+    Raises:
+        UsageError: Slurm refuses (its reason, in full), or sbatch is missing.
+    """
     before = set(run.submitit.iterdir()) if run.submitit.is_dir() else set()
     there = run.submitit.is_dir()
     code, fresh = keep_snapshot(config, run.cache)
     try:
         with scrubbed_environment(config.cluster.executor == "slurm"), _quiet():
-            executor = make_executor(config, run, after)
-            job = executor.submit(NodeAgent(str(run.path), first_attempt))
-            return job.job_id
+            yield
     except BaseException as error:
         for path in set(run.submitit.iterdir()) - before if run.submitit.is_dir() else ():
             path.unlink(missing_ok=True)
@@ -446,7 +508,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _local_executor(config: RunConfig, run: RunDir) -> LocalExecutor:
+def _local_executor(config: RunConfig, run: RunDir | SweepDir) -> LocalExecutor:
     from submitit import LocalExecutor
     from submitit.local.local import LocalJob
 

@@ -88,8 +88,11 @@ def _ask(entries: Iterable[tuple[str, dict[str, Any]]]) -> dict[tuple[str, str],
     slurm: dict[str, tuple[str, dict[str, Any]]] = {}
     for run_id, entry in entries:
         job = str(entry["job_id"])
-        if entry.get("executor") == "local":
-            info = local_job(run_id, entry, agents=agents)
+        if entry.get("released"):
+            found[run_id, job] = JobInfo(job, "gone", "GONE")
+        elif entry.get("executor") == "local":
+            # A trial has the job of a worker, which serves the whole sweep.
+            info = local_job(str(entry.get("sweep", run_id)), entry, agents=agents)
             if info is not None:
                 found[run_id, job] = info
         else:

@@ -11,6 +11,7 @@ from typing import NoReturn
 COMMANDS = {
     "doctor": "Check this cluster, and write its site profile.",
     "submit": "Submit a fine-tuning run to Slurm, or run it on this machine.",
+    "sweep": "Submit many runs that differ in batch, learning rate, seed, …, as one array.",
     "status": "Show how runs are doing, and the first cause of a failure.",
     "logs": "Print what a run's ranks printed; the first error with its traceback.",
     "save": "Have a running run write a checkpoint now.",

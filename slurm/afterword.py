@@ -67,7 +67,8 @@ def afterword(run: RunDir, environ: Mapping[str, str]) -> str:
         UsageError: the configuration cannot be read.
         OSError: the verdict cannot be written.
     """
-    job, restarts, hosts = _job(environ)
+    allocation = read_allocation(environ)
+    job, restarts, hosts = allocation.job_id, allocation.restarts, allocation.hosts
     if read_json(run.results) is not None:
         return "the run finished"
     if asked_to_end(run):
@@ -88,7 +89,7 @@ def afterword(run: RunDir, environ: Mapping[str, str]) -> str:
     state = fields.get("JobState", "unknown")
     if state != "RUNNING" or int(fields.get("Restarts", restarts)) != restarts:
         return f"the job is {state} by now: Slurm, or a person, decided"
-    return _queue(failure, restarts, fields)
+    return _queue(failure, restarts, fields, shared=allocation.lane is not None)
 
 
 def _chain(failure: _Failure) -> str:
@@ -100,13 +101,16 @@ def _chain(failure: _Failure) -> str:
     return verdict.why + ("; the next job goes on" if verdict.action == "requeue" else "")
 
 
-def _queue(failure: _Failure, restarts: int, fields: Mapping[str, str]) -> str:
+def _queue(
+    failure: _Failure, restarts: int, fields: Mapping[str, str], shared: bool = False
+) -> str:
     """Write the verdict and put the job back into the queue if it says so.
 
     Args:
         failure: the failure.
         restarts: how often the job was queued again.
         fields: what Slurm says of it.
+        shared: other runs are in the same job, whose worker has it queued again for all of them.
     """
     cluster = failure.config.cluster
     try:
@@ -118,7 +122,7 @@ def _queue(failure: _Failure, restarts: int, fields: Mapping[str, str]) -> str:
         failure.run,
         failure.config,
         can_requeue=restarts < cluster.max_requeues,
-        can_exclude=True,
+        can_exclude=not shared,
     )
     verdict = failure.judge(
         means,
@@ -127,7 +131,7 @@ def _queue(failure: _Failure, restarts: int, fields: Mapping[str, str]) -> str:
     )
     # Before the requeue: the next attempt reads it.
     failure.write(verdict)
-    if verdict.action != "requeue":
+    if verdict.action != "requeue" or shared:
         return verdict.why
     try:
         scontrol.requeue(failure.job)
@@ -143,11 +147,6 @@ def _queue(failure: _Failure, restarts: int, fields: Mapping[str, str]) -> str:
         except (Refused, Silent) as error:
             say(f"the job may come back to {', '.join(verdict.exclude)}: {error}")
     return f"queued again: {verdict.why}"
-
-
-def _job(environ: Mapping[str, str]) -> tuple[str, int, tuple[str, ...]]:
-    allocation = read_allocation(environ)
-    return allocation.job_id, allocation.restarts, allocation.hosts
 
 
 def _last_attempt(run: RunDir, job: str, restarts: int) -> tuple[int, list[dict[str, Any]]] | None:

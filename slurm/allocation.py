@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from slurm.command import Rendezvous, rendezvous_port
 
 PORT_TRIES = 200
+LANE = "GLUELINE_LANE"
+"""Variable of a worker that shares its node with others of the same job: `2/4`."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +32,23 @@ class Allocation:
     """How often Slurm has started the job before."""
     slurm: bool
     """False on one machine without Slurm."""
+    lane: int | None = None
+    """Which of several lanes of the job this is, None where it has one."""
+    lanes: int = 1
 
 
 def read_allocation(environ: Mapping[str, str] = os.environ) -> Allocation:
     """Return the allocation from Slurm's variables, submitit's local ones, or neither."""
     cores = len(os.sched_getaffinity(0))
+    lane, _, lanes = environ.get(LANE, "").partition("/")
+    shared = {"lane": int(lane), "lanes": int(lanes)} if lane else {}
     raw = environ.get("SLURM_JOB_ID")
     if raw is None or environ.get("SUBMITIT_EXECUTOR") == "local":
         job = environ.get("SUBMITIT_LOCAL_JOB_ID", str(os.getpid()))
-        return Allocation(job, job, ("127.0.0.1",), 0, cores, 0, False)
+        return Allocation(job, job, ("127.0.0.1",), 0, cores, 0, False, **shared)
     given = environ.get("SLURM_CPUS_ON_NODE", "")
+    if lane and given.isdigit():
+        given = str(max(1, int(given) // int(lanes)))
     array, task = environ.get("SLURM_ARRAY_JOB_ID"), environ.get("SLURM_ARRAY_TASK_ID")
     return Allocation(
         job_id=f"{array}_{task}" if array and task else raw,
@@ -51,6 +60,7 @@ def read_allocation(environ: Mapping[str, str] = os.environ) -> Allocation:
         # Unset on the first run, not 0.
         restarts=int(environ.get("SLURM_RESTART_COUNT") or 0),
         slurm=True,
+        **shared,
     )
 
 

@@ -67,6 +67,8 @@ def _no_requeue(attempt: Attempt, peers: Peers, heard: set[signal.Signals]) -> s
 
     `heard` are the signals that came to any node: one may come to a single one.
     """
+    if attempt.allocation.lane is not None:
+        return "the worker of all lanes decides"
     limit = attempt.config.cluster.max_requeues
     if attempt.restarts >= limit:
         return f"cluster.max_requeues={limit} is reached"

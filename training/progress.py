@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .distributed import World
-from .rundir import RunDir, read_json, write_json
+from .rundir import FULL, RunDir, read_json, write_json
 
 PROGRESS_SECONDS = 2.0
 """How often progress.json is written, and request.json read, at most."""
@@ -66,21 +66,23 @@ class ProgressFile:
         if not self._world.is_main or (not force and now - self._written < PROGRESS_SECONDS):
             return
         self._written = now
-        write_json(
-            self._run.progress,
-            {
-                "phase": phase,
-                "step": progress.step,
-                "total_steps": progress.total,
-                "epoch": progress.epoch,
-                "time": time.time(),
-                "primary_value": progress.best_value,
-                "interrupted": progress.interrupted,
-                **self._constant,
-                **more,
-            },
-            durable=force,  # training does not wait for a disk every few seconds
-        )
+        value = {
+            "phase": phase,
+            "step": progress.step,
+            "total_steps": progress.total,
+            "epoch": progress.epoch,
+            "time": time.time(),
+            "primary_value": progress.best_value,
+            "interrupted": progress.interrupted,
+            **self._constant,
+            **more,
+        }
+        try:
+            # Training does not wait for a disk every few seconds.
+            write_json(self._run.progress, value, durable=force)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise  # of a full disk the log tells
 
 
 class Requests:

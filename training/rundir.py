@@ -8,6 +8,7 @@ temporary name, flushed and renamed, so a reader never sees half a file.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -23,6 +24,9 @@ CACHE_FOLDER = ".cache"
 
 RUN_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
 """A run id is one plain file name: no spaces, quotes, slashes or shell characters."""
+
+FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
+"""Errors of a disk or quota that is full: there may be room again later."""
 
 _NODE_FILE = re.compile(r"^node-.*\.json$")
 
@@ -275,11 +279,19 @@ def list_runs(runs: Path) -> list[RunDir]:
 
 
 def append_line(path: Path, value: dict[str, Any]) -> None:
-    """Append one JSON line in a single write, so that lines of a killed writer stay whole."""
+    """Append one JSON line in a single write, so that lines of a killed writer stay whole.
+
+    Raises:
+        OSError: it cannot be written; nothing of it is there then.
+    """
     data = (json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n").encode()
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
-        os.write(descriptor, data)
+        before = os.fstat(descriptor).st_size
+        if os.write(descriptor, data) < len(data):
+            # A disk that is nearly full takes a part: half a line would spoil the next one too.
+            os.ftruncate(descriptor, before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     finally:
         os.close(descriptor)
 

@@ -164,7 +164,8 @@ def _train(
     finally:
         mirror.finish(flat_summary(results), ok)
     loop.close()
-    if world.is_main and results:
+    if log is not None and results:
+        log.flush()
         write_json(run.results, results)
         # Not before: a rank that is killed in between would have nothing to go on from.
         if config.train.keep != "all":

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .rundir import RunDir, json_lines
+from .rundir import CACHE_FOLDER, RunDir, json_lines
 
 SWEEPS_FOLDER = ".sweeps"
 """Below the runs folder."""
@@ -30,10 +30,10 @@ class Trial:
     """What the sweep varies, by the names that the person typed: `{"global_batch": 128}`."""
     values: dict[str, Any] = field(default_factory=dict)
     """What differs from the base configuration, by dotted key."""
-    base: int = 0
-    """Number of the base configuration."""
-    plan: int = 0
-    """Number of the plan, see `SweepDir.plans`."""
+    base: str = ""
+    """Digest of the base configuration, see `SweepDir.base`."""
+    plan: str = ""
+    """Digest of the plan, see `SweepDir.plans`."""
 
     def plain(self) -> dict[str, Any]:
         """Return the line."""
@@ -62,6 +62,16 @@ class SweepDir:
         return self.path.name
 
     @property
+    def run_id(self) -> str:
+        """What Slurm's jobs are called: the sweep's name."""
+        return self.name
+
+    @property
+    def cache(self) -> Path:
+        """The cache of the runs folder."""
+        return self.runs / CACHE_FOLDER
+
+    @property
     def runs(self) -> Path:
         """The runs folder, which holds the trials' run directories."""
         return self.path.parents[1]
@@ -78,7 +88,7 @@ class SweepDir:
 
     @property
     def plans(self) -> Path:
-        """Written by launch: the plans, which many trials share."""
+        """Written by launch: the plans by their digest; many trials share one."""
         return self.path / "plans.json"
 
     @property
@@ -96,6 +106,14 @@ class SweepDir:
         """One file a trial that a worker took, written by that worker."""
         return self.path / "claims"
 
+    def claim(self, number: int) -> Path:
+        """Written by the worker that took a trial: its job, and when."""
+        return self.claims / f"{number}.json"
+
+    def prepared(self, base: str) -> Path:
+        """Written by launch: which prepared inputs the trials of a base read."""
+        return self.path / f"prepared-{base}.json"
+
     @property
     def submitit(self) -> Path:
         """Written by submitit: its pickles, scripts and the workers' output."""
@@ -106,9 +124,9 @@ class SweepDir:
         """Written by Optuna: the study of a search."""
         return self.path / "study.journal"
 
-    def base(self, number: int) -> Path:
-        """Written by launch: a configuration that trials differ from."""
-        return self.path / f"base-{number}.yaml"
+    def base(self, digest: str) -> Path:
+        """Written by launch: a configuration that trials differ from, by its digest."""
+        return self.path / f"base-{digest}.yaml"
 
     def run(self, trial: Trial) -> RunDir:
         """Return the run directory of a trial; it is there once a worker took the trial."""
@@ -130,7 +148,7 @@ def read_trials(sweep: SweepDir) -> list[Trial]:
                 line["run_id"],
                 line.get("axes") or {},
                 line.get("values") or {},
-                line.get("base", 0),
-                line.get("plan", 0),
+                str(line.get("base", "")),
+                str(line.get("plan", "")),
             )
     return [found[number] for number in sorted(found)]

@@ -14,7 +14,10 @@ from urllib.parse import urlparse
 
 from .config import RunConfig
 from .config.schema import to_plain
-from .rundir import RunDir, append_line, read_metrics
+from .rundir import FULL, RunDir, append_line, read_metrics
+
+MOST_WAITING = 20_000
+"""Lines that are kept in memory while the disk is full."""
 
 _META = ("kind", "attempt", "step", "epoch", "time", "split")
 
@@ -219,6 +222,7 @@ class RunLog:
         """
         self._path = run.metrics
         self._attempt = attempt
+        self._waiting: list[dict[str, Any]] = []
         self.mirror = mirror
         for line in read_metrics(run.metrics):
             if line.get("step", 0) <= step:
@@ -234,8 +238,24 @@ class RunLog:
             "time": time.time(),
             **values,
         }
-        append_line(self._path, line)
+        self._waiting.append(line)
+        try:
+            self.flush()
+        except OSError as error:
+            # Training goes on while there is no room for a while: the lines are kept.
+            if error.errno not in FULL or len(self._waiting) > MOST_WAITING:
+                raise
         self.mirror.log(line)
+
+    def flush(self) -> None:
+        """Write the lines for which there was no room.
+
+        Raises:
+            OSError: there is none still.
+        """
+        while self._waiting:
+            append_line(self._path, self._waiting[0])
+            del self._waiting[0]
 
 
 def open_mirror(run: RunDir, config: RunConfig) -> Mirror:

@@ -21,13 +21,13 @@ from .test_train import demo
 STEPS = 6
 
 
-def model() -> nn.Module:
+def model() -> nn.Sequential:
     """Return two layers with a norm between them; one matrix is longer than the package's bound."""
     torch.manual_seed(0)
-    found = nn.Sequential(nn.Linear(6, 5), nn.LayerNorm(5), nn.Linear(5, 3)).double()
+    first = nn.Linear(6, 5)
     with torch.no_grad():
-        found[0].weight.mul_(40.0)
-    return found
+        first.weight.mul_(40.0)
+    return nn.Sequential(first, nn.LayerNorm(5), nn.Linear(5, 3)).double()
 
 
 def walk(optim: OptimConfig) -> tuple[list[dict[str, torch.Tensor]], list[dict[str, torch.Tensor]]]:

@@ -293,7 +293,9 @@ def test_a_hang_is_noticed_and_the_rank_named(forks, runs):
     errors = [read_json(p) or {} for p in run.logs(0).glob("*.error.json")]
     primary = [e for e in errors if not e["secondary"]]
     assert primary and all(e["kind"] == "Hang" and e["rank"] == 1 for e in primary)
-    assert "rank 1 on " in primary[0]["message"] and "step 3" in primary[0]["message"]
+    # On a busy machine the rank may hang before it told its host and its step for the first time.
+    told = "rank 1 on " in primary[0]["message"] and "step 3" in primary[0]["message"]
+    assert told or "rank 1 never reported" in primary[0]["message"]
 
 
 def test_another_length_is_refused(runs):

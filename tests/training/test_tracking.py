@@ -1,12 +1,14 @@
 """The tracker mirrors metrics.jsonl: real wandb offline, read with wandb's own reader."""
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from training.config import RunConfig, TaskConfig, TrackingConfig
-from training.rundir import RunDir, append_line
+from training.rundir import RunDir, append_line, read_metrics
 from training.tracking import NoMirror, RunLog, SafeMirror, flatten, open_mirror, wandb_mode
 
 
@@ -136,3 +138,20 @@ def test_a_tracker_that_fails_does_not_fail_the_run(run, capsys):
 def test_names_in_trackers():
     line = {"kind": "eval", "step": 3, "split": "v", "accuracy": 0.5, "f1": None, "time": 1.0}
     assert flatten(line) == {"eval/v/accuracy": 0.5}
+
+
+def test_lines_wait_while_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunDir(tmp_path)
+    log = RunLog(run, 0, NoMirror())
+    log.write("train", 1, 0.1, loss=1.0)
+    write = os.write
+    # A nearly full disk takes a part of a line.
+    monkeypatch.setattr("training.rundir.os.write", lambda fd, data: write(fd, data[:20]))
+    log.write("train", 2, 0.2, loss=0.9)
+    log.write("train", 3, 0.3, loss=0.8)
+    with pytest.raises(OSError, match="No space left"):
+        log.flush()
+    assert run.metrics.read_text().count("\n") == 1 and run.metrics.read_text().endswith("\n")
+    monkeypatch.undo()
+    log.write("train", 4, 0.4, loss=0.7)
+    assert [line["step"] for line in read_metrics(run.metrics)] == [1, 2, 3, 4]

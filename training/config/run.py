@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -14,9 +16,12 @@ from .cluster import ClusterConfig
 from .engine import EngineConfig
 from .model import ModelConfig
 from .recipe import LAYERWISE, BatchConfig, OptimConfig, TrainConfig
-from .schema import UsageError, build, to_plain
+from .schema import UsageError, build, coerce, leaves, nearest, to_plain
 from .task import TaskConfig
 from .tracking import TrackingConfig
+
+DIGITS = 10
+"""Of the digest in a run's id: enough for the trials of large sweeps to differ."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +97,7 @@ class RunConfig:
         if name is not None:
             return name
         plain = to_plain(self)
-        digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:6]
+        digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:DIGITS]
         stem = f"{slug(self.task.name)}-{slug(self.model.name)}"
         return f"{stem}-b{self.batch.global_batch}-s{self.train.seed}-{digest}"
 
@@ -103,6 +108,24 @@ class RunConfig:
             task=replace(self.task, path=task or self.task.path),
             model=replace(self.model, path=model or self.model.path),
         )
+
+    def with_values(self, values: Mapping[str, Any]) -> RunConfig:
+        """Return a copy with other values, checked by type.
+
+        Args:
+            values: by dotted key, `{"optim.lr": 1e-4}`; text is taken as its field's type.
+
+        Raises:
+            UsageError: there is no such key, or a value is of another type.
+        """
+        known = leaves(RunConfig)
+        sections: dict[str, dict[str, Any]] = {}
+        for key, value in values.items():
+            if key not in known:
+                raise UsageError(f"unknown key '{key}': {nearest(key, known)}")
+            section, name = key.split(".")
+            sections.setdefault(section, {})[name] = coerce(value, known[key][1], key)
+        return replace(self, **{k: replace(getattr(self, k), **v) for k, v in sections.items()})
 
     def dump(self) -> str:
         """Return the configuration as YAML, every value spelled out."""

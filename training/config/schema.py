@@ -203,6 +203,7 @@ def to_plain(value: Any) -> Any:
     return value
 
 
+@cache
 def leaves(cls: type, prefix: str = "") -> dict[str, tuple[dataclasses.Field[Any], Any]]:
     """Return every dotted key below a dataclass with its field and type.
 

@@ -1,0 +1,311 @@
+"""`glueline sweep`: many runs that differ in a few values, as one Slurm array.
+
+Typing the same line again submits what is missing, and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if not __package__:  # run as a file: the repository root takes the place of launch/
+    _root = Path(__file__).resolve().parents[1]
+    sys.path[:] = [str(_root), *(p for p in sys.path if Path(p).resolve() != _root / "launch")]
+
+import click
+
+from launch.flags import FlagCommand, FlagOption, Request, request_options
+from launch.main import run_command
+from training.config import RunConfig, UsageError
+
+if TYPE_CHECKING:
+    from launch.grid import Spec
+    from launch.sweeping import Packing
+    from launch.trials import Compiled
+    from training.sweepdir import SweepDir, Trial
+
+SHOWN = 12
+"""Trials that a dry run lists."""
+
+
+@click.command("sweep", cls=FlagCommand)
+@click.argument("file", metavar="[FILE]", required=False)
+@request_options()
+@click.option(
+    "--grid",
+    cls=FlagOption,
+    metavar="KEY=V1,V2",
+    multiple=True,
+    help="Vary a flag (global_batch=32,128) or any key (optim.beta2=0.98,0.999). Repeatable.",
+)
+@click.option("--seeds", cls=FlagOption, type=int, metavar="N", help="Each with seeds 1 to N.")
+@click.option("--name", cls=FlagOption, metavar="NAME", help="The sweep's name.  [default: FILE's]")
+@click.option(
+    "--max-parallel",
+    cls=FlagOption,
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Jobs at a time (trials, with --executor local; default there: 1).",
+)
+@click.option(
+    "--pack",
+    cls=FlagOption,
+    type=click.IntRange(min=1),
+    default=1,
+    metavar="N",
+    help="Trials at a time on one node, which they share.",
+)
+@click.option("--retry-failed", cls=FlagOption, is_flag=True, help="Run failed trials again.")
+@click.option("--hold", cls=FlagOption, is_flag=True, help="Submit held: scontrol release starts.")
+@click.option("--yes", cls=FlagOption, is_flag=True, help="Do not ask.")
+@click.option(
+    "--dry-run", cls=FlagOption, is_flag=True, help="Show trials and their cost; touch nothing."
+)
+@click.option("--json", "as_json", cls=FlagOption, is_flag=True, help="Print one JSON object.")
+def sweep(request: Request, file: str | None, **how: Any) -> int:
+    """Submit many runs that differ in batch, learning rate, seed, …, as one Slurm array.
+
+    FILE is a YAML file with `grid`, `seeds`, … (docs/sweeps.md). The same line again submits what
+    is missing: finished trials are not run again.
+    """
+    from launch.grid import Spec, spec_of_file, with_flags
+    from launch.presets import read_yaml
+    from launch.sweeping import Packing
+    from launch.trials import compile_sweep
+
+    spec = Spec()
+    if file is not None:
+        path = Path(file).expanduser()
+        if not path.is_file():
+            raise UsageError(f"there is no sweep file {file}")
+        spec = spec_of_file(read_yaml(path), file)
+    spec = with_flags(spec, how["grid"], how["seeds"])
+    found = compile_sweep(request, spec)
+    name = how["name"] or spec.name or (Path(file).stem if file else _own_name(found, spec))
+    packing = Packing(how["pack"], how["max_parallel"], how["hold"])
+    return _run(request, spec, found, _folder(found, name), packing, how)
+
+
+def _folder(found: Compiled, name: str) -> SweepDir:
+    from launch.checks import check_run_name
+    from training.sweepdir import SweepDir, sweeps_folder
+
+    check_run_name(name)
+    return SweepDir(sweeps_folder(found.runs) / name)
+
+
+def _own_name(found: Compiled, spec: Spec) -> str:
+    """Return a name that stays the same when values are added to an axis."""
+    from training.config import slug
+    from training.config.schema import to_plain
+    from training.prepared import digest
+
+    base = next(iter(found.bases.values())).resolved.config
+    what = [to_plain(base), sorted(spec.axes), [sorted(p) for p in spec.points]]
+    return f"{slug(base.task.name)}-{slug(base.model.name)}-{digest(what)[:6]}"
+
+
+def _run(
+    request: Request,
+    spec: Spec,
+    found: Compiled,
+    place: SweepDir,
+    packing: Packing,
+    how: Mapping[str, Any],
+) -> int:
+    from launch import sweeping
+
+    trials, removed = sweeping.merged(place, found)
+    states = sweeping.states(place, trials)
+    wanted = [t for t in trials if states[t.number] in sweeping.OPEN]
+    failed = [t for t in trials if states[t.number] == "failed"]
+    if how["retry_failed"]:
+        wanted = sorted([*wanted, *failed], key=lambda t: t.number)
+    _check_packing(found, packing)
+    cost = _cost(found, wanted, packing)
+    if how["dry_run"]:
+        _report(how, place, trials, states, [], cost)
+        if not how["as_json"]:
+            _show(trials, found, removed, cost)
+        return 0
+    _agree(place, removed, len(trials), how["yes"])
+    if not wanted:
+        if removed:
+            sweeping.write_sweep(place, spec, found, trials, _asked())
+        _report(how, place, trials, states, [], cost)
+        return 0
+    inputs = _provide(request, found, wanted)
+    sweeping.write_sweep(place, spec, found, trials, _asked())
+    sweeping.free(place, (t.number for t in wanted))
+    jobs: list[str] = []
+    for config, names, numbers in _shapes(found, wanted):
+        for name in names:
+            sweeping.note_inputs(place, name, inputs[name])
+        after = ":".join(sorted({i.job for n in names if (i := inputs[n]) and i.job})) or None
+        alone = tuple(names) if len(found.bases) > len(names) else ()
+        jobs += sweeping.submit_trials(place, config, numbers, packing, after, alone)
+    _report(how, place, trials, sweeping.states(place, trials), jobs, cost)
+    if failed and not how["retry_failed"] and not how["as_json"]:
+        print(f"note: {len(failed)} failed trials are left alone: --retry-failed", file=sys.stderr)
+    return 0
+
+
+def _asked() -> dict[str, Any]:
+    return {"line": sys.argv[1:]}
+
+
+def _check_packing(found: Compiled, packing: Packing) -> None:
+    for base in found.bases.values():
+        if packing.lanes > 1 and base.config.cluster.nodes > 1:
+            raise UsageError(
+                f"--pack {packing.lanes}: trials of {base.config.cluster.nodes} nodes cannot share "
+                "a node: leave out --pack or --nodes"
+            )
+
+
+def _provide(request: Request, found: Compiled, wanted: Sequence[Trial]) -> dict[str, Any]:
+    """Fetch and prepare what the trials read, once for each base; return it by base.
+
+    Raises:
+        UsageError: something cannot be fetched, or does not load.
+    """
+    from launch.existing import command_line
+    from launch.fetch import fetch_all, make_cache
+    from launch.preparation import provide, request_words
+    from launch.space import check_space
+    from training.rundir import CACHE_FOLDER
+
+    cache = found.runs / CACHE_FOLDER
+    line = command_line("prepare", *request_words(request))
+    inputs = {}
+    for name in dict.fromkeys(t.base for t in wanted):
+        base = found.bases[name]
+        if base.config.cluster.private:
+            make_cache(base.config, cache)
+        fetched = fetch_all(base.config, cache)
+        if fetched != base.config:
+            found.bases[name] = replace(base, config=fetched)
+        check_space(fetched, found.runs)
+        inputs[name] = provide(fetched, cache, line)
+    return inputs
+
+
+def _shapes(
+    found: Compiled, wanted: Sequence[Trial]
+) -> list[tuple[RunConfig, list[str], list[int]]]:
+    """Return the trials by what their nodes must be: a configuration, bases, and numbers."""
+    groups: dict[Any, tuple[RunConfig, list[str], list[int]]] = {}
+    for trial in wanted:
+        config = found.bases[trial.base].config
+        # What Slurm is asked for; the keys of a mapping are in the order typed.
+        shape = repr((config.cluster, config.engine.device))
+        _, names, numbers = groups.setdefault(shape, (config, [], []))
+        if trial.base not in names:
+            names.append(trial.base)
+        numbers.append(trial.number)
+    return list(groups.values())
+
+
+def _cost(found: Compiled, wanted: Sequence[Trial], packing: Packing) -> dict[str, Any]:
+    """Return what the trials take together, as far as their plans know."""
+    times = [found.plans[t.plan].time for t in wanted]
+    known = [t for t in times if t]
+    hours = sum(t["hours"] for t in known) / (packing.lanes or 1)
+    seconds = sum(t["seconds"] for t in known)
+    parallel = packing.parallel or 1
+    return {
+        "trials": len(wanted),
+        "unknown": len(times) - len(known),
+        "hours": hours,
+        "unit": known[0]["unit"] if known else "",
+        "seconds_in_a_row": seconds / (packing.lanes or 1),
+        "seconds": seconds / (packing.lanes or 1) / parallel,
+        "parallel": packing.parallel,
+    }
+
+
+def _agree(place: SweepDir, removed: Sequence[Trial], count: int, yes: bool) -> None:
+    """Ask before trials leave a sweep.
+
+    Raises:
+        UsageError: there is nobody to ask.
+        click.Abort: a person says no.
+    """
+    from launch.existing import confirmed
+    from launch.trials import trial_words
+
+    if not removed or yes:
+        return
+    shown = "; ".join(trial_words(t.axes) for t in removed[:3]) + ("; …" if removed[3:] else "")
+    question = (
+        f"sweep {place.name} has {len(removed)} trials that are not asked for now ({shown}): "
+    )
+    if not confirmed(question + f"leave them out, and make it the {count} of now?"):
+        raise click.Abort
+
+
+def _report(
+    how: Mapping[str, Any],
+    place: SweepDir,
+    trials: Sequence[Trial],
+    states: Mapping[int, str],
+    jobs: Sequence[str],
+    cost: Mapping[str, Any],
+) -> None:
+    from launch.sweeping import count_text
+
+    if how["as_json"]:
+        value = {
+            "sweep": place.name,
+            "path": str(place.path),
+            "jobs": list(jobs),
+            "cost": dict(cost),
+            "trials": [{**t.plain(), "state": states[t.number]} for t in trials],
+        }
+        print(json.dumps(value, ensure_ascii=False))
+        return
+    what = f"{len(trials)} trials: {count_text(states)}"
+    if jobs:
+        arrays = "Slurm array" if len(jobs) == 1 else "Slurm arrays"
+        print(
+            f"submitted {cost['trials']} trials of sweep {place.name} as {arrays} {', '.join(jobs)}"
+        )
+    else:
+        print(f"sweep {place.name}: nothing to submit" if not how["dry_run"] else place.name)
+    print(f"  {what}")
+    print(f"  folder  {place.path}")
+
+
+def _show(
+    trials: Sequence[Trial], found: Compiled, removed: Sequence[Trial], cost: Mapping[str, Any]
+) -> None:
+    """Print what a dry run shows beside the counts."""
+    from launch.trials import trial_words
+
+    for trial in trials[:SHOWN]:
+        plan = found.plans[trial.plan]
+        time = plan.time["words"] if plan.time else "time unknown"
+        print(f"  {trial.number:>5}  {trial_words(trial.axes)}  {plan.steps} steps, {time}")
+    if len(trials) > SHOWN:
+        print(f"  {'…':>5}  {len(trials) - SHOWN} more")
+    if removed:
+        print(f"  {len(removed)} trials of the sweep as it is are not asked for now")
+    if cost["unit"]:
+        at_a_time = f"{cost['parallel']} at a time" if cost["parallel"] else "one after the other"
+        print(
+            f"  cost    about {cost['hours']:.1f} {cost['unit']}, "
+            f"{cost['seconds'] / 3600:.1f} h {at_a_time}"
+        )
+
+
+def main() -> None:
+    """Run the command."""
+    run_command(sweep)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,281 @@
+"""A sweep's folder and its jobs: what is there, what is missing, and how that is submitted."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+
+from slurm.claims import read_claims, take_over
+from slurm.scontrol import Refused, Silent, ask
+from training.config import RunConfig, UsageError
+from training.rundir import read_json, run_state, snapshot, write_atomic, write_json
+from training.sweepdir import SweepDir, Trial, read_trials
+
+from .slurm_site import QUEUED
+
+if TYPE_CHECKING:
+    from .grid import Spec
+    from .preparation import Inputs
+    from .trials import Compiled
+
+SECONDS = 20.0
+"""How long Slurm may take to answer."""
+USUAL_ARRAY = 1001
+"""Slurm's own MaxArraySize, where it does not tell."""
+
+OPEN = ("missing", "created", "interrupted", "damaged")
+"""States of trials that a submission is for."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How trials share the nodes."""
+
+    lanes: int = 1
+    """Trials at a time on one node."""
+    parallel: int | None = None
+    """Elements of the array that run at a time; None: as many as Slurm likes."""
+    hold: bool = False
+
+
+def merged(sweep: SweepDir, found: Compiled) -> tuple[list[Trial], list[Trial]]:
+    """Return the trials of a sweep, with the numbers of those it has already, and those it loses.
+
+    Numbers are never given out twice: what a worker took under one stays what it was.
+    """
+    old = {trial.run_id: trial for trial in read_trials(sweep)}
+    used = [trial.number for trial in old.values()]
+    used += [int(m[1]) for m in map(re.compile(r"(\d+)\.").match, _names(sweep)) if m]
+    following = max(used, default=-1) + 1
+    trials = []
+    for trial in found.trials:
+        if (there := old.pop(trial.run_id, None)) is not None:
+            trials.append(replace(trial, number=there.number))
+        else:
+            trials.append(replace(trial, number=following))
+            following += 1
+    return sorted(trials, key=lambda t: t.number), list(old.values())
+
+
+def _names(sweep: SweepDir) -> list[str]:
+    try:
+        return os.listdir(sweep.claims)  # noqa: PTH208 (thousands of files)
+    except OSError:
+        return []
+
+
+def write_sweep(
+    sweep: SweepDir, spec: Spec, found: Compiled, trials: Sequence[Trial], asked: Mapping[str, Any]
+) -> None:
+    """Write a sweep's folder. What workers read together is in place before it is named.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    from .manifest import make_manifest
+
+    try:
+        sweep.path.mkdir(parents=True, exist_ok=True)
+        for name, base in found.bases.items():
+            if not sweep.base(name).exists():
+                write_atomic(sweep.base(name), base.config.dump())
+        known = read_json(sweep.plans)
+        plans = known if isinstance(known, dict) else {}
+        new = {name: plan.to_json() for name, plan in found.plans.items()}
+        if new.keys() - plans.keys():
+            write_json(sweep.plans, plans | new)
+        write_json(sweep.manifest, make_manifest(next(iter(found.bases.values())).config))
+        text = yaml.safe_dump(
+            {"asked": dict(asked), **spec.plain()}, sort_keys=False, allow_unicode=True
+        )
+        write_atomic(sweep.spec, text)
+        import json
+
+        lines = (json.dumps(t.plain(), ensure_ascii=False) for t in trials)
+        write_atomic(sweep.trials, "".join(f"{line}\n" for line in lines))
+    except OSError as error:
+        raise UsageError(f"cannot write to {sweep.path}: {error.strerror}") from None
+
+
+def states(sweep: SweepDir, trials: Iterable[Trial]) -> dict[int, str]:
+    """Return the state of every trial: a run's states, and `missing` where nobody is to run it.
+
+    A trial that nobody took is `queued` while a worker that was submitted for it may come.
+
+    Raises:
+        UsageError: Slurm does not answer.
+    """
+    try:
+        there = set(os.listdir(sweep.runs))  # noqa: PTH208
+    except OSError:
+        there = set()
+    submitted = read_jobs(sweep)
+    alive = alive_jobs(submitted) if submitted else {}
+    waiting: set[int] = set()
+    for entry in submitted:
+        if any(job.partition("_")[0] == str(entry["job_id"]) for job in alive):
+            waiting.update(entry.get("trials", ()))
+    found = {}
+    for trial in trials:
+        state = "missing"
+        if trial.run_id in there:
+            files = snapshot(sweep.run(trial), brief=True)
+            last = files.jobs[-1] if files.jobs else {}
+            job = "" if last.get("released") else str(last.get("job_id", ""))
+            state = run_state(files, alive.get(job, "gone"))
+        if state in OPEN and trial.number in waiting:
+            state = "queued"
+        found[trial.number] = state
+    return found
+
+
+def read_jobs(sweep: SweepDir) -> list[dict[str, Any]]:
+    """Return the arrays that were submitted for a sweep, oldest first."""
+    listed = (read_json(sweep.jobs) or {}).get("jobs", [])
+    return [entry for entry in listed if isinstance(entry, dict) and "job_id" in entry]
+
+
+def alive_jobs(
+    submitted: Iterable[Mapping[str, Any]],
+) -> dict[str, Literal["queued", "running"]]:
+    """Return the elements, `12_3` or `12`, that are queued or running.
+
+    Raises:
+        UsageError: Slurm does not answer.
+    """
+    from .jobs import local_job
+
+    found: dict[str, Literal["queued", "running"]] = {}
+    arrays = []
+    for entry in submitted:
+        if entry.get("executor") == "local":
+            info = local_job(str(entry.get("sweep", "")), dict(entry))
+            if info is None or info.state == "running":
+                found[str(entry["job_id"])] = "running"
+        else:
+            arrays.append(str(entry["job_id"]))
+    if not arrays:
+        return found
+    try:
+        text = ask("squeue", "-h", "-r", "-j", ",".join(arrays), "-o", "%i %T", seconds=SECONDS)
+    except Refused as error:
+        if "Invalid job id" in str(error):
+            return found  # of one array that Slurm has forgotten
+        raise UsageError(f"Slurm does not answer: {error}") from None
+    except Silent as error:
+        raise UsageError(f"Slurm does not answer: {error}") from None
+    for line in text.splitlines():
+        job, _, state = line.partition(" ")
+        found[job] = "queued" if state in QUEUED else "running"
+    return found
+
+
+@cache
+def array_limit() -> int:
+    """Return how many elements one array may have."""
+    try:
+        text = ask("scontrol", "show", "config", seconds=SECONDS)
+    except (Refused, Silent):
+        return USUAL_ARRAY
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", text, re.M)
+    return max(1, int(match[1])) if match else USUAL_ARRAY
+
+
+def cut(elements: int, limit: int, parallel: int | None) -> list[tuple[int, int]]:
+    """Return (elements, of which at a time) of each array that a sweep is cut into.
+
+    Together no more run at a time than `parallel`; where that is less than the number of arrays,
+    the array count shrinks to it: workers take one trial after the other.
+
+    Args:
+        elements: workers that are wanted.
+        limit: what one array may have.
+        parallel: how many may run at a time; None: all.
+    """
+    count = math.ceil(elements / limit)
+    if parallel is not None and parallel < count:
+        elements, count = parallel * limit, parallel
+    sizes = [elements // count + (i < elements % count) for i in range(count)]
+    if parallel is None:
+        return [(size, size) for size in sizes]
+    shares = [parallel // count + (i < parallel % count) for i in range(count)]
+    return [(size, min(size, share)) for size, share in zip(sizes, shares, strict=True)]
+
+
+def free(sweep: SweepDir, numbers: Iterable[int]) -> None:
+    """Take trials from the workers that had them: they are to be run again."""
+    claims = read_claims(sweep)
+    for number in numbers:
+        if number in claims:
+            take_over(sweep, number, claims[number])
+
+
+def submit_trials(
+    sweep: SweepDir,
+    config: RunConfig,
+    numbers: Sequence[int],
+    packing: Packing,
+    after: str | None = None,
+    bases: tuple[str, ...] = (),
+) -> list[str]:
+    """Submit workers for some trials; return the ids of the arrays, or of the local job.
+
+    Args:
+        sweep: the sweep's folder, written.
+        config: what the nodes of these trials have in common.
+        numbers: of the trials.
+        packing: how they share the nodes.
+        after: a job that must have ended before.
+        bases: those of these trials, where other trials need other nodes.
+
+    Raises:
+        UsageError: Slurm refuses; arrays that it took before stay, and are in `jobs.json`.
+    """
+    from .executor import submit_workers
+
+    local = config.cluster.executor == "local"
+    lanes = min(packing.parallel or 1, len(numbers)) if local else packing.lanes
+    wanted = math.ceil(len(numbers) / lanes)
+    arrays = [(1, 1)] if local else cut(wanted, array_limit(), packing.parallel)
+    ids = []
+    for elements, parallel in arrays:
+        job = submit_workers(config, sweep, lanes, elements, parallel, after, packing.hold, bases)
+        entry = {
+            "job_id": job,
+            "executor": config.cluster.executor,
+            "elements": elements,
+            "lanes": lanes,
+            "parallel": parallel,
+            "time": time.time(),
+            "host": socket.gethostname(),
+            "sweep": sweep.name,
+            # Any worker takes any trial: all of them stand for all.
+            "trials": list(numbers),
+        }
+        write_json(sweep.jobs, {"jobs": [*read_jobs(sweep), entry]})
+        ids.append(job)
+    return ids
+
+
+def note_inputs(sweep: SweepDir, base: str, inputs: Inputs | None) -> None:
+    """Write down which prepared inputs the trials of a base read."""
+    if inputs is not None:
+        write_json(sweep.prepared(base), inputs.plain())
+
+
+def count_text(found: Mapping[int, str]) -> str:
+    """Return how many trials are in which state: `3 finished, 1 failed`."""
+    counts = Counter(found.values())
+    order = ["finished", "running", "queued", "failed", "interrupted", "created", "damaged"]
+    parts = [f"{counts[s]} {s}" for s in [*order, "missing"] if counts[s]]
+    return ", ".join(parts) or "none"

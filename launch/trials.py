@@ -1,0 +1,178 @@
+"""From what a sweep varies to its trials: each one resolved, checked and planned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from training.config import RunConfig, UsageError
+from training.config.schema import to_plain
+from training.prepared import digest
+from training.rundir import CACHE_FOLDER
+from training.scaling import scaled
+from training.sweepdir import Trial
+
+from . import ledger
+from .flags import Override, Request
+from .grid import NAMED, Spec, expand, key_of
+
+if TYPE_CHECKING:
+    from .plan import Plan
+    from .resolve import Resolved
+
+LIGHT = ("batch", "optim", "train")
+"""Sections of which nothing else follows: trials that differ in them alone share a base. Any other
+axis has all that is `auto` decided anew."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """What some trials have in common."""
+
+    resolved: Resolved
+    """As asked for: what run ids are taken from."""
+    config: RunConfig
+    """With the places of weights and rows, once they are here."""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A sweep, ready to submit."""
+
+    bases: dict[str, Base]
+    """By the digest of the configuration."""
+    trials: list[Trial]
+    plans: dict[str, Plan]
+    """By digest."""
+    runs: Path
+
+    def config(self, trial: Trial) -> RunConfig:
+        """Return a trial's configuration."""
+        return self.bases[trial.base].config.with_values(trial.values)
+
+
+def trial_words(axes: Mapping[str, Any]) -> str:
+    """Return what varies of a trial, for people: `global_batch=32 seed=1`."""
+    return " ".join(f"{key}={value}" for key, value in axes.items())
+
+
+def compile_sweep(request: Request, spec: Spec) -> Compiled:
+    """Return the trials of a sweep.
+
+    Trials that would be the same run are one: the first.
+
+    Args:
+        request: what was typed: the same for all trials.
+        spec: what varies. Typed flags win over its `set`.
+
+    Raises:
+        UsageError: the request is wrong, a flag and the sweep contradict each other, or a trial's
+            configuration is wrong; the trial is named.
+    """
+    _check_typed(request, spec)
+    points = expand(spec)
+    bases: dict[str, Base] = {}
+    places: dict[tuple[Any, ...], tuple[str, _Planner]] = {}
+    plans: dict[str, Plan] = {}
+    planned: dict[Any, str] = {}
+    trials: dict[str, Trial] = {}
+    past: list[dict[str, Any]] | None = None
+    for number, point in enumerate(points):
+        values = {key_of(name, "--grid"): value for name, value in point.items()}
+        heavy = {k: v for k, v in values.items() if k.split(".")[0] not in LIGHT}
+        light = {k: v for k, v in values.items() if k not in heavy}
+        try:
+            identity = tuple((k, str(v)) for k, v in heavy.items())
+            if identity not in places:
+                base = _base(request, spec.fixed, heavy)
+                if past is None:
+                    past = ledger.gathered(base.resolved.runs)
+                name = digest(to_plain(base.config))[:16]
+                places[identity] = name, _Planner(base.config, base.resolved.runs, past)
+                bases[name] = base
+            name, planner = places[identity]
+            asked = bases[name].resolved.config.with_values(light)
+            asked.check()
+            scaled(asked.optim, asked.batch.global_batch)
+            run_id = asked.run_id()
+            if run_id in trials:
+                continue
+            key = (name, planner.key(asked))
+            if key not in planned:
+                plan = planner.plan(light)
+                planned[key] = digest(plan.to_json())[:16]
+                plans[planned[key]] = plan
+        except UsageError as error:
+            raise UsageError(f"trial {number} ({trial_words(point)}): {error}") from None
+        trials[run_id] = Trial(len(trials), run_id, point, light, name, planned[key])
+    runs = next(iter(bases.values())).resolved.runs
+    return Compiled(bases, list(trials.values()), plans, runs)
+
+
+class _Planner:
+    """Plans of trials that share a base: rows, model and nodes are looked at once."""
+
+    def __init__(self, config: RunConfig, runs: Path, past: Sequence[Mapping[str, Any]]) -> None:
+        from .capacity import look
+        from .planning import look_at
+
+        self._config, self._past = config, past
+        self._inputs = look_at(config)
+        self._known = look(config, runs / CACHE_FOLDER)
+
+    def key(self, config: RunConfig) -> Any:
+        """Return what trials with the same plan have in common: all but seed and optimizer."""
+        return config.batch, replace(config.train, seed=0), config.optim.name
+
+    def plan(self, values: Mapping[str, Any]) -> Plan:
+        """Return the plan of a trial."""
+        from .plan import make_plan
+        from .space import disk_text
+
+        inputs, config = self._inputs, self._config.with_values(values)
+        plan = make_plan(
+            config, inputs.rows, inputs.lengths, inputs.lengths_from, self._known, self._past
+        )
+        return replace(plan, disk=disk_text(config))
+
+
+def _base(request: Request, fixed: Mapping[str, Any], heavy: Mapping[str, Any]) -> Base:
+    """Resolve what trials have in common, where its own axes are `heavy`."""
+    from .fetch import already_here
+    from .resolve import resolve
+
+    values = {**fixed, **heavy}
+    named = {k: str(values.pop(k)) for k in NAMED if k in values}
+    typed = {k for k in NAMED if getattr(request, k)}
+    request = replace(request, **{k: v for k, v in named.items() if k not in typed})
+    sets = tuple(Override(k, v, "the sweep") for k, v in values.items())
+    resolved = resolve(replace(request, sets=(*sets, *request.sets)))
+    resolved = _fitted(resolved)
+    return Base(resolved, already_here(resolved.config, resolved.runs / CACHE_FOLDER))
+
+
+def _fitted(resolved: Resolved) -> Resolved:
+    """Return it with the highest micro-batch budget that fits, where that was left open."""
+    from .fetch import already_here
+    from .planning import fitted, plan_with_inputs
+
+    config = already_here(resolved.config, resolved.runs / CACHE_FOLDER)
+    plan = plan_with_inputs(config, resolved.runs)
+    return fitted(resolved, config, plan)[0]
+
+
+def _check_typed(request: Request, spec: Spec) -> None:
+    """Raise `UsageError` where a flag sets what the sweep varies."""
+    varied = {key_of(name, "--grid"): name for name in spec.axes}
+    varied |= {key_of(name, "points"): name for point in spec.points for name in point}
+    for override in (*request.flags, *request.sets):
+        if override.key in varied:
+            raise UsageError(
+                f"{override.origin} sets {override.key}, which the sweep varies "
+                f"({varied[override.key]}): leave one of them out"
+            )
+    for name in NAMED:
+        if getattr(request, name) and name in varied:
+            raise UsageError(f"--{name} is typed, and the sweep varies it: leave one of them out")

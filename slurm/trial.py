@@ -1,0 +1,88 @@
+"""A trial's run directory, made by the worker that takes the trial."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import time
+from typing import Any
+
+from training.config import RunConfig, load_config
+from training.rundir import RunDir, read_json, snapshot, write_json
+from training.scaling import scaled
+from training.schedule import warmup_steps
+from training.sweepdir import SweepDir, Trial
+
+
+def trial_config(sweep: SweepDir, trial: Trial) -> RunConfig:
+    """Return a trial's configuration.
+
+    Raises:
+        UsageError: the sweep's files cannot be read.
+    """
+    return load_config(sweep.base(trial.base)).with_values(trial.values)
+
+
+def trial_plan(sweep: SweepDir, trial: Trial, config: RunConfig) -> dict[str, Any]:
+    """Return a trial's plan: that of all trials like it, with its own learning rate."""
+    plans = read_json(sweep.plans)
+    plan = dict(plans.get(trial.plan) or {}) if isinstance(plans, dict) else {}
+    optim = scaled(config.optim, config.batch.global_batch)
+    plan["lr"] = optim.lr
+    if plan.get("steps"):
+        plan["warmup_steps"] = warmup_steps(optim, plan["steps"])
+    return plan
+
+
+def open_run(sweep: SweepDir, trial: Trial, job: str, slurm: bool) -> tuple[RunDir, int]:
+    """Return a trial's run directory, made if it is not there, and the job's first attempt.
+
+    Raises:
+        UsageError: the sweep's files cannot be read.
+        OSError: the runs folder cannot be written.
+    """
+    run = sweep.run(trial)
+    if not run.path.exists():
+        _make(sweep, trial, run)
+    files = snapshot(run)
+    for entry in files.jobs:
+        if str(entry["job_id"]) == job:
+            return run, int(entry.get("first_attempt", 0))
+    first = max(run.attempt_numbers(), default=-1) + 1
+    entry = {
+        "job_id": job,
+        "executor": "slurm" if slurm else "local",
+        "first_attempt": first,
+        "time": time.time(),
+        "host": socket.gethostname(),
+        "sweep": sweep.name,
+    }
+    write_json(run.jobs, {"jobs": [*files.jobs, entry]})
+    # What a person asked of an earlier job is not asked of this one.
+    run.request.unlink(missing_ok=True)
+    return run, first
+
+
+def release(run: RunDir, job: str) -> None:
+    """Write down that a job, which goes on with other trials, is done with this one."""
+    entries = snapshot(run).jobs
+    entries = [{**e, "released": True} if str(e["job_id"]) == job else e for e in entries]
+    write_json(run.jobs, {"jobs": entries})
+
+
+def _make(sweep: SweepDir, trial: Trial, run: RunDir) -> None:
+    config = trial_config(sweep, trial)
+    temporary = RunDir(run.path.parent / f".tmp-{run.run_id}-{socket.gethostname()}-{os.getpid()}")
+    try:
+        temporary.path.mkdir(parents=True)
+        if config.cluster.private:
+            temporary.path.chmod(0o700)
+        temporary.config.write_text(config.dump(), encoding="utf-8")
+        write_json(temporary.plan, trial_plan(sweep, trial, config), durable=False)
+        shutil.copy(sweep.manifest, temporary.manifest)
+        if sweep.prepared(trial.base).exists():
+            shutil.copy(sweep.prepared(trial.base), temporary.prepared)
+        temporary.path.rename(run.path)
+    finally:
+        shutil.rmtree(temporary.path, ignore_errors=True)

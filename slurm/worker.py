@@ -1,0 +1,370 @@
+"""What an element of a sweep's array runs: it takes trials from the queue and runs them.
+
+One process per node. A worker of one node goes on to the next trial as long as there is time and
+a free one; with several lanes it starts a process for each, with its share of cores and GPUs. A
+worker of several nodes runs one trial: node 0 takes it and tells the others.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from slurm import scontrol
+from slurm.afterword import afterword
+from slurm.agent import NodeAgent, NodeFailed
+from slurm.allocation import LANE, Allocation, read_allocation
+from slurm.claims import (
+    MOST_LOST,
+    Worker,
+    claim,
+    claimed,
+    jobs_of,
+    lost_claims,
+    read_claims,
+    take_over,
+)
+from slurm.handover import still_runs
+from slurm.scontrol import Refused, Silent, say
+from slurm.signals import STOPS
+from slurm.trial import open_run, release
+from slurm.verdicts import asked_to_end
+from training.config import UsageError
+from training.rundir import RunDir, read_json, write_json
+from training.sweepdir import SweepDir, Trial, read_trials
+
+TELL_SECONDS = 300.0
+"""How long the other nodes wait for node 0 to say which trial it is."""
+MARGIN = 1.3
+"""A trial is begun if this many times the longest one so far is left of the job's time."""
+QUEUE_SECONDS = 30.0
+"""How long Slurm may take to say who is still there."""
+
+Outcome = Literal["empty", "stopped", "requeue"]
+"""Why a worker takes no more trials: none is left (or no time), a signal, or its job must be
+queued again for the trial that it has."""
+EXITS: dict[Outcome, int] = {"empty": 0, "stopped": 3, "requeue": 4}
+"""Exit status of a lane."""
+
+
+class TrialWorker:
+    """What submitit pickles and calls on every node: a path and a number, no secrets."""
+
+    def __init__(self, sweep_dir: str, lanes: int = 1, bases: tuple[str, ...] = ()) -> None:
+        """Name the sweep.
+
+        Args:
+            sweep_dir: its folder.
+            lanes: trials at a time on this node.
+            bases: digests of the bases whose trials these nodes are for; empty: all.
+        """
+        self.sweep_dir, self.lanes, self.bases = sweep_dir, lanes, bases
+
+    def __call__(self) -> str:
+        """Run trials until there is none left; return why it ended.
+
+        Raises:
+            NodeFailed: a trial of several nodes failed; the end of the batch script decides.
+            SystemExit: the job was queued again.
+        """
+        allocation = read_allocation()
+        sweep = SweepDir(self.sweep_dir)
+        if len(allocation.hosts) > 1:
+            return self._one_trial(sweep, allocation)
+        if self.lanes > 1:
+            return self._lanes(allocation)
+        return work(sweep, allocation, self.bases)
+
+    def checkpoint(self) -> Any:
+        """Return what submitit runs when the job is queued again."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(TrialWorker(self.sweep_dir, self.lanes, self.bases))
+
+    def _one_trial(self, sweep: SweepDir, allocation: Allocation) -> str:
+        worker = Worker(allocation.job_id, 0, allocation.slurm)
+        told = sweep.path / "elements" / f"{allocation.job_id}.json"
+        if allocation.node == 0:
+            trial = next_trial(sweep, worker, allocation.restarts > 0, self.bases)
+            told.parent.mkdir(exist_ok=True)
+            number = trial.number if trial else None
+            write_json(told, {"restarts": allocation.restarts, "number": number})
+        else:
+            trial = _hear(sweep, told, allocation)
+        if trial is None:
+            return "empty"
+        run, first = _opened(sweep, trial, allocation)
+        return NodeAgent(str(run.path), first)()
+
+    def _lanes(self, allocation: Allocation) -> str:
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-u", "-m", "slurm.lane", self.sweep_dir, *self.bases],
+                env=lane_environment(allocation, lane, self.lanes, os.environ),
+                # A signal to the whole group comes to us, and we pass it on.
+                start_new_session=True,
+            )
+            for lane in range(self.lanes)
+        ]
+        heard: list[int] = []
+        previous = {number: signal.signal(number, lambda n, _: heard.append(n)) for number in STOPS}
+        told = 0
+        try:
+            while any(process.poll() is None for process in processes):
+                time.sleep(0.2)
+                for number in heard[told:]:
+                    say(f"{signal.Signals(number).name}: asking {len(processes)} lanes to stop")
+                    for process in processes:
+                        if process.poll() is None:
+                            process.send_signal(number)
+                told = len(heard)
+        finally:
+            for process in processes:
+                if process.poll() is None:
+                    process.kill()
+        codes = [process.returncode for process in processes]
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        if all(code == EXITS["empty"] for code in codes):
+            return "empty"
+        return _queued_again(allocation, heard, codes)
+
+
+def _queued_again(allocation: Allocation, heard: list[int], codes: list[int | None]) -> str:
+    """Have the whole element queued again after its lanes ended; return how it stands."""
+    died = EXITS["requeue"] in codes or any(code not in EXITS.values() for code in codes)
+    if not heard and not died:
+        return "stopped"  # a person asked for the end of a trial
+    ended = signal.SIGTERM in heard and signal.SIGUSR2 not in heard
+    # Where Slurm preempts there is time to go; cancelled is cancelled.
+    if ended and not (allocation.slurm and still_runs(allocation.job_id)):
+        return "stopped"
+    if not allocation.slurm:
+        handler = signal.getsignal(signal.SIGUSR2)
+        if callable(handler):
+            handler(signal.SIGUSR2, None)  # submitit starts a local job again
+        return "stopped"
+    scontrol.requeue(allocation.job_id)
+    return "stopped"
+
+
+@dataclass
+class _Pace:
+    """How long trials take here, and until when there is time."""
+
+    end: float | None = None
+    longest: float = 0.0
+
+    def has_time(self) -> bool:
+        """Return whether another trial would be done before the job's end."""
+        return self.end is None or time.time() + MARGIN * self.longest < self.end
+
+
+def work(sweep: SweepDir, allocation: Allocation, bases: tuple[str, ...] = ()) -> Outcome:
+    """Run trials one after the other on this node; return why there is no next one.
+
+    Raises:
+        SystemExit: the job was queued again.
+    """
+    lane = allocation.lane
+    worker = Worker(allocation.job_id, lane or 0, allocation.slurm)
+    # A run's agent leaves the signals ignored; the next one needs submitit's handlers again.
+    handlers = {number: signal.getsignal(number) for number in STOPS}
+    pace = _Pace(_end_of_job(allocation))
+    restarted = allocation.restarts > 0 or not allocation.slurm
+    while pace.has_time():
+        trial = next_trial(sweep, worker, restarted, bases)
+        restarted = False
+        if trial is None:
+            _dismiss(sweep, allocation)
+            return "empty"
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        begun = time.time()
+        run, first = _opened(sweep, trial, allocation)
+        say(f"trial {trial.number}: {run.run_id}")
+        try:
+            end = NodeAgent(str(run.path), first)()
+            # A trial that was cancelled alone has ended, and the next one's turn comes.
+            if end == "interrupted" and (not asked_to_end(run) or _stopping(allocation)):
+                return "stopped"
+        except NodeFailed as error:
+            say(f"trial {trial.number} failed: {error}")
+            if _after(run) == "requeue":
+                return "requeue"
+        release(run, allocation.job_id)
+        pace.longest = max(pace.longest, time.time() - begun)
+    say("no time for another trial")
+    return "empty"
+
+
+def next_trial(
+    sweep: SweepDir, worker: Worker, restarted: bool, bases: tuple[str, ...] = ()
+) -> Trial | None:
+    """Return the trial that a worker goes on with, or takes; None if there is none left.
+
+    Args:
+        sweep: the sweep.
+        worker: who asks.
+        restarted: it may have one from an earlier start of its job.
+        bases: those whose trials it may take; empty: all.
+
+    Raises:
+        OSError: the sweep's folder cannot be written.
+    """
+    sweep.claims.mkdir(exist_ok=True)
+    trials = [t for t in read_trials(sweep) if not bases or t.base in bases]
+    if restarted:
+        claims = read_claims(sweep)
+        for trial in trials:
+            mine = trial.number in claims and worker.holds(claims[trial.number])
+            if mine and not ended(sweep.run(trial)):
+                return trial
+    taken = claimed(sweep)
+    for trial in trials:
+        if trial.number not in taken and _free(sweep.run(trial)) and claim(sweep, trial, worker):
+            return trial
+    return _abandoned(sweep, trials, read_claims(sweep), worker)
+
+
+def ended(run: RunDir) -> bool:
+    """Return whether a trial's run needs no worker: finished, failed for good, or cancelled."""
+    if read_json(run.results) is not None or asked_to_end(run):
+        return True
+    last = max(run.attempt_numbers(), default=None)
+    verdict = read_json(run.verdict(last)) if last is not None else None
+    return isinstance(verdict, dict) and verdict.get("action") == "stop"
+
+
+def _free(run: RunDir) -> bool:
+    """Return whether a run is not done already, for another sweep or by itself."""
+    return read_json(run.results) is None
+
+
+def _abandoned(
+    sweep: SweepDir, trials: list[Trial], claims: dict[int, dict[str, Any]], worker: Worker
+) -> Trial | None:
+    """Take a trial over whose worker is gone; None if there is none, or Slurm does not say."""
+    open_claims = {
+        trial.number: trial
+        for trial in trials
+        if trial.number in claims and not ended(sweep.run(trial))
+    }
+    if not open_claims:
+        return None
+    alive = _alive(jobs_of(claims[n] for n in open_claims), worker.slurm)
+    if alive is None:
+        return None
+    for number, trial in open_claims.items():
+        held = claims[number]
+        if held.get("job") in alive or len(lost_claims(sweep, number)) >= MOST_LOST:
+            continue
+        if take_over(sweep, number, held) and claim(sweep, trial, worker):
+            say(f"trial {number}: its worker {held.get('job')} is gone")
+            return trial
+    return None
+
+
+def _alive(jobs: set[str], slurm: bool) -> set[str] | None:
+    """Return which jobs are queued or running; None where that is not known."""
+    if not slurm:
+        return {job for job in jobs if job.isdigit() and os.path.exists(f"/proc/{job}")}  # noqa: PTH110
+    try:
+        arrays = sorted({job.partition("_")[0] for job in jobs})
+        text = scontrol.ask(
+            "squeue", "-h", "-r", "-j", ",".join(arrays), "-o", "%i", seconds=QUEUE_SECONDS
+        )
+    except Refused as error:
+        return set() if "Invalid job id" in str(error) else None
+    except Silent:
+        return None
+    return set(text.split())
+
+
+def _dismiss(sweep: SweepDir, allocation: Allocation) -> None:
+    """Cancel the elements that wait for nothing: no trial is left for them."""
+    if not allocation.slurm or allocation.lane:
+        return
+    array = allocation.job_id.partition("_")[0]
+    try:
+        words = ("squeue", "-h", "-r", "-t", "PD", "-j", array, "-o", "%i")
+        waiting = set(scontrol.ask(*words, seconds=QUEUE_SECONDS).split())
+        # Those that have a trial wait to go on with it.
+        waiting -= jobs_of(read_claims(sweep).values())
+        if waiting:
+            scontrol.ask("scancel", *sorted(waiting), seconds=QUEUE_SECONDS)
+    except (Refused, Silent):
+        pass  # they will see for themselves
+
+
+def _after(run: RunDir) -> Outcome:
+    """Decide what follows a failed trial; the worker goes on unless its job is queued again."""
+    try:
+        say(afterword(run, os.environ))
+    except (UsageError, Refused, Silent, OSError) as error:
+        say(f"not tried again: {error}")
+    last = max(run.attempt_numbers(), default=None)
+    verdict = read_json(run.verdict(last)) if last is not None else None
+    action = verdict.get("action") if isinstance(verdict, dict) else "stop"
+    return "requeue" if action == "requeue" else "empty"
+
+
+def _opened(sweep: SweepDir, trial: Trial, allocation: Allocation) -> tuple[RunDir, int]:
+    try:
+        return open_run(sweep, trial, allocation.job_id, allocation.slurm)
+    except (UsageError, OSError) as error:
+        raise NodeFailed(f"trial {trial.number} of {sweep.path}: {error}") from None
+
+
+def _hear(sweep: SweepDir, told: Any, allocation: Allocation) -> Trial | None:
+    """Return the trial that node 0 took.
+
+    Raises:
+        NodeFailed: it does not say.
+    """
+    deadline = time.monotonic() + TELL_SECONDS
+    while time.monotonic() < deadline:
+        value = read_json(told)
+        if isinstance(value, dict) and value.get("restarts") == allocation.restarts:
+            number = value["number"]
+            return next((t for t in read_trials(sweep) if t.number == number), None)
+        time.sleep(0.2)
+    raise NodeFailed(f"node 0 of job {allocation.job_id} does not say which trial it took")
+
+
+def _end_of_job(allocation: Allocation) -> float | None:
+    if not allocation.slurm:
+        return None
+    try:
+        return scontrol.end_of_job(allocation.job_id)
+    except (Refused, Silent):
+        return None
+
+
+def _stopping(allocation: Allocation) -> bool:
+    """Return whether the whole job is being ended, not one trial of it."""
+    if not allocation.slurm:
+        return False
+    try:
+        return scontrol.show_job(allocation.job_id).get("JobState") != "RUNNING"
+    except (Refused, Silent):
+        return True
+
+
+def lane_environment(
+    allocation: Allocation, lane: int, lanes: int, inherited: Any
+) -> dict[str, str]:
+    """Return the environment of one lane: its share of the node's cores and GPUs."""
+    environment = dict(inherited)
+    environment[LANE] = f"{lane}/{lanes}"
+    gpus = [g for g in inherited.get("CUDA_VISIBLE_DEVICES", "").split(",") if g]
+    if gpus:
+        # Fewer GPUs than lanes: several share one.
+        share = gpus[lane::lanes] or [gpus[lane % len(gpus)]]
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(share)
+    return environment
