@@ -20,8 +20,8 @@ from .checks import is_secret
 from .snapshot import code_digest
 
 PACKAGES = (
-    "glueline torch transformers datasets accelerate deepspeed submitit wandb huggingface_hub "
-    "tokenizers safetensors scikit-learn scipy numpy pyarrow click rich pyyaml"
+    "glueline torch transformers datasets accelerate deepspeed pytorch-optimizer submitit wandb "
+    "huggingface_hub tokenizers safetensors scikit-learn scipy numpy pyarrow click rich pyyaml"
 ).split()
 
 RUN_FORMAT = 1

@@ -25,7 +25,7 @@ ZERO_BUCKET = 50_000_000
 """Elements of DeepSpeed's buckets, as `training.engine` sets them."""
 LIVE = 1_000_000_000
 """Elements that ZeRO 3 keeps whole at a time (stage3_max_live_parameters)."""
-MOMENTS = {"adamw": 2, "adam": 2, "lamb": 2, "sgd": 1, "adagrad": 1}
+MOMENTS = {"adamw": 2, "adam": 2, "lamb": 2, "lars": 1, "sgd": 1, "adagrad": 1}
 """Numbers that an optimizer keeps for every parameter."""
 
 IMPORTS = {"ddp": 520 * MIB, "zero": 545 * MIB}

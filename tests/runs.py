@@ -7,7 +7,16 @@ from typing import Any
 from training.rundir import RunDir, read_json, read_metrics
 
 TOLD = ("kind", "step", "epoch", "split", "loss", "lr", "grad_norm", "accuracy", "macro_f1")
-RESULTS = ("metrics", "examples_seen", "steps", "best_step", "epochs", "micro_batches_mean")
+TOLD += ("noise_gradient_square", "noise_trace")
+RESULTS = (
+    "metrics",
+    "examples_seen",
+    "steps",
+    "best_step",
+    "epochs",
+    "micro_batches_mean",
+    "noise",
+)
 
 
 def events(run: RunDir, name: str) -> list[dict[str, Any]]:

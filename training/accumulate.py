@@ -13,6 +13,7 @@ from .faults import Rehearsal
 from .feed import Feed, MicroBatch, StepPlan
 from .kernels import seed_masks
 from .memory import MemoryGuard
+from .sketch import GradientSketch
 from .watchdog import Watchdog
 
 
@@ -54,6 +55,7 @@ class Accumulator:
         self._regression = config.task.problem == "regression"
         self._world, self._engine, self._feed = world, engine, feed
         self._rehearsal, self._watchdog = rehearsal, watchdog
+        self.sketch = GradientSketch(engine, world, config.train.seed)
 
     def add_up(self, plan: StepPlan, guard: MemoryGuard) -> torch.Tensor:
         """Add up the gradients of a step; return this rank's share of its loss, a scalar.
@@ -64,7 +66,7 @@ class Accumulator:
         world, engine = self._world, self._engine
         total = torch.zeros((), dtype=torch.float32, device=engine.device)
         micro_batches = self._feed.micro_batches(plan)
-        with engine.accumulation():
+        with engine.accumulation(), self.sketch.step(plan):
             for slot in range(plan.cut.slots):
                 last = slot == plan.cut.slots - 1
                 self._watchdog.beat(f"micro-batch {slot} of step {plan.step}")
@@ -73,7 +75,7 @@ class Accumulator:
                 backward = guard.together if meets else guard.alone
                 micro = guard.alone(lambda: next(micro_batches))
                 seed_micro_batch(self._seed, plan.step, world.rank, slot)
-                with engine.micro_step(last):
+                with self.sketch.micro(slot), engine.micro_step(last):
                     if engine.meets_in_forward:
                         guard.alone(lambda last=last: self._pretend_fault(plan, last))
                     loss = forward(lambda micro=micro: self._loss_of(micro, plan))

@@ -113,6 +113,10 @@ class Engine:
     def _parameters(self) -> list[tuple[str, Any]]:
         return list(self.eval_module().named_parameters())
 
+    def trained(self) -> list[tuple[str, Any]]:
+        """Return the parameters that are trained, with their names, each once."""
+        return [(name, p) for name, p in self._parameters() if p.requires_grad]
+
     def scaler_state(self) -> dict[str, float]:
         """Return fp16's loss scale and the good steps since it changed; empty without one."""
         return {}

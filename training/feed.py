@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from .batching import (
     step_ids,
     steps_in_epoch,
 )
+from .dealing import deal_step, is_measured
 from .tokens import TokenSplit, collate
 
 _AHEAD = 3
@@ -36,6 +38,8 @@ class StepPlan:
     ids: np.ndarray
     cut: Cut
     cost: CutCost
+    dealt: bool = False
+    """Whether the cut is in pairs, to measure the gradient's noise: see `dealing.deal_step`."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,8 @@ class FeedSettings:
     quadratic: float
     overhead: float
     shapes: Shapes = Shapes()
+    noise_every: int = 0
+    """Every how many steps the gradient's noise is measured; 0 never."""
 
 
 class Feed:
@@ -189,7 +195,9 @@ class Feed:
 
     def _plan(self, step: int, ids: np.ndarray, budget: int) -> StepPlan:
         settings = self._settings
-        cut = cut_step(
+        dealt = is_measured(step, settings.noise_every) and len(ids) > 1
+        how = partial(deal_step, seed=settings.seed, step=step) if dealt else cut_step
+        cut = how(
             ids,
             self._padded,
             settings.world_size,
@@ -201,7 +209,7 @@ class Feed:
         cost = measure(
             cut, self._train.lengths, settings.quadratic, self._padded, settings.shapes.rows
         )
-        return StepPlan(step, budget, ids, cut, cost)
+        return StepPlan(step, budget, ids, cut, cost, dealt)
 
     def _micro_batch(self, own: np.ndarray, plan: StepPlan) -> MicroBatch:
         shapes = self._settings.shapes

@@ -8,6 +8,7 @@ pay for it once a micro-batch instead of once a step.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -142,6 +143,8 @@ class DeferredEmbedding(nn.Embedding):
 
     last: bool = True
     """Whether the micro-batch that runs is the last of its step."""
+    watch: Callable[[torch.Tensor, torch.Tensor], None] | None = None
+    """Is told the ids [n] and gradients [n, width] of every micro-batch."""
     _kept: list[tuple[torch.Tensor, torch.Tensor]]
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -176,6 +179,8 @@ class _Lookup(torch.autograd.Function):
         (ids,) = ctx.saved_tensors
         kept = owner._kept
         kept.append((ids.reshape(-1), grads[0].reshape(-1, owner.embedding_dim)))
+        if owner.watch is not None:
+            owner.watch(*kept[-1])
         if not owner.last and sum(len(ids) for ids, _ in kept) < owner.num_embeddings:
             return None, None, None
         owner.forget()

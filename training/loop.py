@@ -25,6 +25,7 @@ from .keeping import SaveTimes, describe_place
 from .memory import MemoryGuard, Proven, StepAbandoned
 from .meters import Costs, Meters, memory_bytes
 from .metrics import better, compute_metrics
+from .noise import NoiseMeter
 from .progress import Progress, ProgressFile, Requests
 from .restore import Checkpoint, check_steps
 from .rundir import RunDir
@@ -106,6 +107,7 @@ class Loop:
                 quadratic=costs.quadratic,
                 overhead=micro_overhead(config.engine.device),
                 shapes=shapes(config, data),
+                noise_every=config.train.noise_every,
             ),
             engine.device,
             self.progress.total,
@@ -121,6 +123,7 @@ class Loop:
         )
         self._loss = torch.zeros((), dtype=torch.float32, device=engine.device)
         self._steps_since_log = 0
+        self.noise = NoiseMeter()
         self._started, self._earlier_seconds = started or time.time(), 0.0
         self._last: dict[str, Any] = {}
 
@@ -147,6 +150,8 @@ class Loop:
         self._last = state["last"]
         self._earlier_seconds = state["seconds"]
         self.meters.restore(state["meters"])
+        if "noise" in state:
+            self.noise.restore(state["noise"])
         self._tell_place(
             "resumed", self.progress.step, weights, optimizer, from_world_size=len(losses)
         )
@@ -231,6 +236,7 @@ class Loop:
                 "steps_since_log": self._steps_since_log,
                 "last": self._last,
                 "meters": self.meters.state(),
+                "noise": self.noise.state(),
                 "seconds": self.seconds(),
             }
             best = self.progress.best_step
@@ -290,7 +296,10 @@ class Loop:
             self.world.is_main and self._save_times.wanted(),
             self.saver.writing,
         )
+        scale = self.engine.scaler_state().get("scale", 1.0) if plan.dealt else 1.0
         norm = self.engine.step(lr)
+        if plan.dealt:
+            self.noise.add(self._accumulator.sketch.result(plan, float(norm), scale))
         self._proven.add(plan.cost)
         self._loss += loss
         self.progress.slots += plan.cut.slots
@@ -320,8 +329,9 @@ class Loop:
         if not math.isfinite(mean):
             raise self._not_finite(mean)
         self._last = {"loss": mean, "lr": lr, **self.meters.window()}
+        noise = self.noise.window()
         if self.log is not None:
-            values = dict(self._last)
+            values = self._last | noise
             values["memory_bytes"] = memory_bytes(self.engine.device)
             if math.isfinite(norm):
                 values["grad_norm"] = norm

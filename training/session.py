@@ -151,6 +151,7 @@ def _train(
                 loop.interrupt()
             results = results and results | {
                 "throughput": loop.meters.summary(),
+                "noise": loop.noise.summary(),
                 "micro_tokens": loop.budget,
                 "peak_memory_bytes": max(peaks, default=0),
                 "wall_seconds": loop.seconds(),

@@ -64,7 +64,8 @@ def flat_summary(results: dict[str, Any]) -> dict[str, Any]:
     flat = {k: v for k, v in results.items() if not isinstance(v, dict)}
     for split, scores in (results.get("metrics") or {}).items():
         flat |= {f"final/{split}/{name}": value for name, value in scores.items()}
-    flat |= {f"throughput/{k}": v for k, v in (results.get("throughput") or {}).items()}
+    for part in ("throughput", "noise"):
+        flat |= {f"{part}/{k}": v for k, v in (results.get(part) or {}).items()}
     return flat
 
 

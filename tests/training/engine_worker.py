@@ -3,6 +3,7 @@
 Started by torchrun: `engine_worker.py OUT_DIR ENGINE PRECISION [key=value …]`.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -15,9 +16,10 @@ import torch.distributed as dist
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from training.batching import cut_step, epoch_order, step_ids
+from training.batching import cut_step, epoch_order, measure, step_ids
 from training.config import EngineConfig, OptimConfig, RunConfig
 from training.engine import DeepSpeedEngineAdapter, build_engine
+from training.feed import StepPlan
 from training.loop import summed_loss
 from training.optim import build_optimizer
 from training.schedule import learning_rate
@@ -55,7 +57,7 @@ def micro_batch(ids, lengths, target, own):
     return inputs, torch.from_numpy(target[own])
 
 
-def accumulate(engine, cut, wanted, data, regression: bool) -> torch.Tensor:
+def accumulate(engine, cut, wanted, data, regression: bool, sketch=None) -> torch.Tensor:
     """Add up the gradients of a step as the training loop does; return the loss of all ranks.
 
     Args:
@@ -64,7 +66,15 @@ def accumulate(engine, cut, wanted, data, regression: bool) -> torch.Tensor:
         wanted: ids of the whole step; an empty micro-batch runs the shortest with weight zero.
         data: what `rows` returns.
         regression: squared error instead of cross entropy.
+        sketch: measures the noise of the step, whose cut is dealt.
     """
+    if sketch is not None:
+        with sketch.step(StepPlan(0, 0, wanted, cut, measure(cut, data[1]), dealt=True)):
+            return _accumulate(engine, cut, wanted, data, regression, sketch.micro)
+    return _accumulate(engine, cut, wanted, data, regression, contextlib.nullcontext)
+
+
+def _accumulate(engine, cut, wanted, data, regression: bool, surround) -> torch.Tensor:
     ids, lengths, target = data
     shortest = wanted[np.argmin(lengths[wanted])][None]
     total = torch.zeros((), dtype=torch.float64)
@@ -72,7 +82,7 @@ def accumulate(engine, cut, wanted, data, regression: bool) -> torch.Tensor:
         for slot, own in enumerate(cut.micro[dist.get_rank()]):
             inputs, answers = micro_batch(ids, lengths, target, own if len(own) else shortest)
             last = slot == cut.slots - 1
-            with engine.micro_step(last):
+            with surround(slot), engine.micro_step(last):
                 loss = summed_loss(engine.forward(inputs), answers, regression)
                 loss = loss * (float(len(own) > 0) / cut.examples)
                 engine.backward(loss * dist.get_world_size(), last)

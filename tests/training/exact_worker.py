@@ -4,7 +4,8 @@ Started by torchrun: `-m tests.training.exact_worker OUT_DIR ENGINE PRECISION LA
 
 Every K takes one epoch: a full step and the short one that is left. SGD without momentum, weight
 decay and clipping makes the difference of the weights before and after a step the gradient that
-the engine stepped with. Rank 0 writes the weights around every step, so that they are compared in
+the engine stepped with. At the end the noise of a full step's gradient is measured, several times
+at the same weights. Rank 0 writes the weights around every step, so that they are compared in
 a process that no engine has touched.
 """
 
@@ -18,10 +19,14 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from training.batching import Cut, cut_step, epoch_order, step_ids
+from training.batching import Cut, cut_step, epoch_order, measure, step_ids
 from training.config import EngineConfig, OptimConfig, RunConfig
+from training.dealing import deal_step
+from training.distributed import World
 from training.engine import build_engine
+from training.feed import StepPlan
 from training.optim import build_optimizer
+from training.sketch import COLUMNS, GradientSketch
 
 from .engine_worker import accumulate, make_model, rows
 
@@ -45,18 +50,39 @@ def cut_case(epoch: int, kind: str, world: int, slots: int) -> Cut:
     return cut_step(chosen(epoch, kind), lengths, world, 0, slots=slots)
 
 
+def deal_case(world: int) -> Cut:
+    """Return a full step in pairs of micro-batches, dealt at random."""
+    return deal_step(chosen(0, "full"), rows(ROWS, 3)[1], world, 96, seed=1, step=0)
+
+
+def noise_of(engine, world: World, data, regression: bool, draws: int, columns: int):
+    """Return norm, |G|² and tr Σ of a dealt step, for some draws of the projection."""
+    wanted, cut = chosen(0, "full"), deal_case(world.size)
+    plan = StepPlan(0, 0, wanted, cut, measure(cut, data[1]), dealt=True)
+    found = []
+    for seed in range(draws):
+        sketch = GradientSketch(engine, world, seed, columns)
+        accumulate(engine, cut, wanted, data, regression, sketch)
+        scale = engine.scaler_state().get("scale", 1.0)
+        norm = float(engine.step(0.0))
+        estimate = sketch.result(plan, norm, scale)
+        assert estimate is not None
+        found.append((norm, estimate.square, estimate.trace))
+    return found
+
+
 def main() -> None:
     """Take all steps; rank 0 writes OUT_DIR/report.json and OUT_DIR/weights.pt."""
     out, name = Path(sys.argv[1]), sys.argv[2]
     precision: Any = sys.argv[3]
     labels, depths = int(sys.argv[4]), [int(k) for k in sys.argv[5:]]
-    dist.init_process_group("gloo")
-    rank, world = dist.get_rank(), dist.get_world_size()
     zero: Any = None if name == "ddp" else int(name)
     config = RunConfig(
         optim=OptimConfig(name="sgd", momentum=0.0, weight_decay=0.0, clip=0.0),
         engine=EngineConfig(zero=zero, precision=precision, device="cpu"),
     )
+    ranks = World(config)
+    rank, world = ranks.rank, ranks.size
     model = make_model(labels)
     engine = build_engine(config, model, build_optimizer(model, config.optim))
     data = rows(ROWS, labels)
@@ -69,12 +95,16 @@ def main() -> None:
             losses.append(float(accumulate(engine, cut, wanted, data, labels == 1)))
             norms.append(float(engine.step(LR[kind])))
             weights.append(engine.state_dict())
+    noise = {
+        "copied": noise_of(engine, ranks, data, labels == 1, 1, 1000),
+        "projected": noise_of(engine, ranks, data, labels == 1, 12, COLUMNS),
+    }
     if rank == 0:
         report = {"engine": engine.name, "stage": engine.stage, "world": world}
-        report |= {"losses": losses, "norms": norms}
+        report |= {"losses": losses, "norms": norms, "noise": noise}
         (out / "report.json").write_text(json.dumps(report))
         torch.save(weights, out / "weights.pt")
-    dist.barrier()
+    ranks.barrier()
     dist.destroy_process_group()
 
 

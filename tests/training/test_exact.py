@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from training.noise import Estimate, estimate, rows_square
+
 from .engine_worker import make_model, mean_loss, rows
-from .exact_worker import KINDS, LAST, LR, ROWS, chosen, cut_case
+from .exact_worker import KINDS, LAST, LR, ROWS, chosen, cut_case, deal_case
 from .test_engine import ENGINES, ROOT, free_port
 
 WORLDS = (1, 2, 4)
@@ -179,6 +182,45 @@ def test_classification(walk, engine, world, slots, kind):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_regression(walk, engine, slots, kind):
     assert_exact(walk(engine, 2, labels=1).step(slots, kind))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_gradient_noise(walk, engine):
+    """What hooks saw of every micro-batch is what float64 finds for the same random deal."""
+    found = walk(engine, 2)
+    norm, square, trace = found.report["noise"]["copied"][0]
+    true_norm, true = true_noise(found.weights[-1], 2)
+    assert norm == pytest.approx(true_norm, rel=TOLERANCE)
+    assert (square, trace) == pytest.approx((true.square, true.trace), rel=1e-4)
+    # Random projections are right on average, and each is near already.
+    drawn = np.array(found.report["noise"]["projected"])[:, 2]
+    assert drawn.mean() == pytest.approx(true.trace, abs=4 * drawn.std() / np.sqrt(len(drawn)))
+    assert 0 < drawn.std() < 0.1 * true.trace
+
+
+def true_noise(weights: Tensors, world: int) -> tuple[float, Estimate]:
+    """Return norm and estimates of the dealt step in float64, a row at a time."""
+    model = make_model(3).double()
+    model.load_state_dict(weights)
+    data, cut = rows(ROWS, 3), deal_case(world)
+
+    def summed(own: np.ndarray) -> torch.Tensor:
+        model.zero_grad()
+        for row in own:
+            mean_loss(model, data, np.array([row]), False).backward()
+        zeros = (torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters())
+        return torch.cat([g.flatten() for g in zeros])
+
+    whole, each = 0.0, 0.0
+    for rank in cut.micro:
+        for a, b in zip(rank[::2], rank[1::2], strict=True):
+            s, t = summed(a), summed(b)
+            whole = whole + s + t
+            if len(a):
+                each += float(rows_square(s @ s, s @ t, t @ t, len(a), len(b)))
+    assert isinstance(whole, torch.Tensor)
+    norm, n = float(whole.norm()) / cut.examples, cut.examples
+    return norm, estimate(norm, each / n**2, n)
 
 
 @pytest.mark.parametrize("kind", KINDS)

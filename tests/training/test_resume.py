@@ -14,7 +14,7 @@ from tests.runs import events, told, unlike
 from training import checkpoints
 from training.config import UsageError
 from training.restore import Checkpoint, check_steps
-from training.rundir import RunDir, read_json, write_json
+from training.rundir import RunDir, read_json, read_metrics, write_json
 
 from .test_engine import ROOT
 from .test_train import demo, make_run
@@ -23,6 +23,7 @@ STEPS = 14
 SETTINGS = (f"train.max_steps={STEPS}", "train.log_every=3", "train.eval_every=6")
 # 47 rows a step over several micro-batches and ranks, some of them empty at the end of an epoch.
 SETTINGS += ("batch.global_batch=47", "batch.micro_tokens=128", "model.dropout=0.1")
+SETTINGS += ("train.noise_every=4",)
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +126,34 @@ def test_stopped_and_killed_it_ends_bit_for_bit_the_same(
             assert event[key] == saved[event["step"]][key], key
     assert_same(run, whole)
     assert not run.checkpoints.exists()
+
+
+@pytest.mark.parametrize("engine", ["ddp", "3"])
+def test_the_noise_of_the_gradient_is_in_the_log_and_the_results(straight, engine):
+    run = straight(engine, 2, "fp32")
+    lines = [line for line in read_metrics(run.metrics) if line["kind"] == "train"]
+    # Steps 4, 8 and 12 are measured; lines come after steps 3, 6, 9, 12 and the last, 14.
+    assert [line["step"] for line in lines if "noise_trace" in line] == [6, 9, 12]
+    found = (read_json(run.results) or {})["noise"]
+    assert found["steps"] == 3
+    measured = [line for line in lines if "noise_trace" in line]
+    for key, name in (("trace", "noise_trace"), ("gradient_square", "noise_gradient_square")):
+        assert found[key] == pytest.approx(sum(line[name] for line in measured) / 3)
+    assert found["trace"] > 0
+
+
+@pytest.mark.parametrize(("optimizer", "zero"), [("lamb", "null"), ("lars", "0")])
+def test_layerwise_optimizers_go_on_bit_for_bit(forks, runs, optimizer, zero):
+    chosen = (f"optim.name={optimizer}", f"engine.zero={zero}", "optim.lr=0.02")
+    whole = make_run(runs / f"whole-{optimizer}", demo(), *SETTINGS, *chosen)
+    assert forks(whole) == [0, 0], log(whole)
+    run = make_run(runs / optimizer, demo(), *SETTINGS, *chosen, "train.fault=stop@6")
+    assert forks(run) == [0, 0], log(run)
+    assert forks(run, 2, 1) == [0, 0], log(run, 1)
+    assert_same(run, whole)
+    (saved,), (resumed,) = events(run, "saved"), events(run, "resumed")
+    for key in ("step", "next_ids", "optimizer", "weights"):
+        assert saved[key] == resumed[key], key
 
 
 RESIZED = [("ddp", 4, "ddp", 2), ("ddp", 1, "ddp", 4), ("1", 2, "1", 3), ("2", 4, "2", 2)]

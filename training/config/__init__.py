@@ -3,7 +3,7 @@
 from .cluster import ClusterConfig
 from .engine import EngineConfig
 from .model import ModelConfig
-from .recipe import BatchConfig, OptimConfig, TrainConfig
+from .recipe import LAYERWISE, BatchConfig, OptimConfig, TrainConfig
 from .run import RunConfig, load_config, slug
 from .schema import UsageError, nearest
 from .task import TaskConfig
@@ -16,6 +16,7 @@ __all__ = [
     "ModelConfig",
     "BatchConfig",
     "OptimConfig",
+    "LAYERWISE",
     "TrainConfig",
     "EngineConfig",
     "ClusterConfig",

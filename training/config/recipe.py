@@ -11,6 +11,9 @@ from .schema import UsageError, option
 FAULT = re.compile(r"(raise|kill|hang|nan|stop|oom|slow)@\d+(:\d+)?")
 """What `train.fault` may be."""
 
+LAYERWISE = ("lamb", "lars")
+"""Optimizers whose steps follow the norms of whole tensors."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BatchConfig:
@@ -37,8 +40,10 @@ class BatchConfig:
 class OptimConfig:
     """Optimizer and learning-rate schedule."""
 
-    name: Literal["adamw", "adam", "sgd", "adagrad"] = option("adamw", "--optimizer", "NAME")
-    """adamw (fused), adam, sgd (with momentum) or adagrad."""
+    name: Literal["adamw", "adam", "sgd", "adagrad", "lamb", "lars"] = option(
+        "adamw", "--optimizer", "NAME"
+    )
+    """adamw (fused), adam, sgd (with momentum), adagrad, or layer-wise lamb or lars."""
     lr: float = option(2e-5, "--lr", "RATE")
     """Peak learning rate; with a rule, the one at the base batch."""
     lr_rule: Literal["fixed", "linear", "sqrt", "sqrt_adam", "legew"] = option(
@@ -49,13 +54,15 @@ class OptimConfig:
     base_batch: int | None = option(None, "--base-batch", "B")
     """Global batch at which --lr holds; for --lr-rule."""
     beta1: float = 0.9
-    """Adam's first moment decay."""
+    """Adam's and LAMB's first moment decay."""
     beta2: float = 0.999
-    """Adam's second moment decay."""
+    """Adam's and LAMB's second moment decay."""
     eps: float = 1e-8
-    """Adam's and Adagrad's denominator offset."""
+    """Adam's, LAMB's and Adagrad's denominator offset."""
     momentum: float = 0.9
-    """SGD's momentum."""
+    """SGD's and LARS's momentum."""
+    trust_coefficient: float = 0.001
+    """LARS's η: a layer's step over its weights' norm, before the learning rate."""
     weight_decay: float = option(0.01, "--weight-decay", "W")
     """Weight decay; biases and norms are spared."""
     clip: float = 1.0
@@ -90,7 +97,7 @@ class OptimConfig:
                 raise UsageError(
                     f"optim.{key} must be at least 0 and below 1, got {getattr(self, key):g}"
                 )
-        for key in ("eps", "clip"):
+        for key in ("eps", "clip", "trust_coefficient"):
             if getattr(self, key) < 0:
                 raise UsageError(f"optim.{key} must not be below 0, got {getattr(self, key):g}")
 
@@ -116,6 +123,8 @@ class TrainConfig:
     save_every: int | Literal["auto"] = option("auto", "--save-every", "N|auto")
     """Write a checkpoint every N optimizer steps; auto: every five minutes, or more seldom where
     that would cost more than a hundredth of the time."""
+    noise_every: int = 0
+    """Measure the gradient noise scale at every N-th optimizer step; 0 never does."""
     keep: Literal["results", "model", "all"] = "model"
     """What stays of a run that finished: results are scores, predictions and logs; model the
     weights too; all the checkpoints too."""
@@ -140,6 +149,8 @@ class TrainConfig:
             raise UsageError(f"--log-every must be at least 1, got {self.log_every}")
         if self.save_every != "auto" and self.save_every < 1:
             raise UsageError(f"--save-every must be at least 1, got {self.save_every}")
+        if self.noise_every < 0:
+            raise UsageError(f"train.noise_every must be at least 0, got {self.noise_every}")
         if self.fault is not None and not FAULT.fullmatch(self.fault):
             raise UsageError(
                 "train.fault must be raise, kill, hang, nan or stop@STEP[:RANK], "

@@ -15,7 +15,7 @@ import yaml
 from .cluster import ClusterConfig
 from .engine import EngineConfig
 from .model import ModelConfig
-from .recipe import BatchConfig, OptimConfig, TrainConfig
+from .recipe import LAYERWISE, BatchConfig, OptimConfig, TrainConfig
 from .schema import UsageError, build, coerce, leaves, nearest, to_plain
 from .task import TaskConfig
 from .tracking import TrackingConfig
@@ -58,6 +58,12 @@ class RunConfig:
             self.cluster,
         ):
             section.check()
+        self._check_noise()
+        if self.optim.name in LAYERWISE and self.engine.zero:
+            raise UsageError(
+                f"--optimizer {self.optim.name} needs the norms of whole tensors, and --zero "
+                f"{self.engine.zero} gives each rank pieces: use --zero 0, or leave --zero out"
+            )
         task = self.task
         if task.train is None:
             raise UsageError(
@@ -70,6 +76,17 @@ class RunConfig:
             raise UsageError(
                 f"task {task.name} has no validation rows to select a checkpoint by: "
                 "use --set task.holdout=0.05, or --select last"
+            )
+
+    def _check_noise(self) -> None:
+        if not self.train.noise_every:
+            return
+        if self.batch.global_batch < 2:
+            raise UsageError("train.noise_every compares rows of a step: use --global-batch 2")
+        if self.engine.compile == "graphs":
+            raise UsageError(
+                "train.noise_every cuts some steps otherwise, and CUDA graphs are recorded for "
+                "each shape: use --compile layers"
             )
 
     def run_id(self, name: str | None = None) -> str:
