@@ -1,6 +1,7 @@
 """What is found of trials: collapses, costs to a target, the recommended batch."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,12 +16,13 @@ from launch.reporting.cells import (
     reach,
     recommend,
 )
-from launch.reporting.records import Evaluation, Record
+from launch.reporting.records import Evaluation, Record, TrialState
+from tests.present import present
 
 
-def record(score, state="finished", metric="accuracy", hours=1.0, **more):
-    given = {"metric": metric, "score": score, "hours": hours, "global_batch": 64, "seed": 1}
-    return Record("r", Path("r"), state, **(given | more))
+def record(score, state: TrialState = "finished", metric="accuracy", hours=1.0, **more):
+    values = {"metric": metric, "score": score, "hours": hours, "global_batch": 64, "seed": 1}
+    return Record("r", Path("r"), state, **(values | more))
 
 
 def trials(*rows):
@@ -46,9 +48,11 @@ LABELS = ["a"] * 6 + ["b"] * 4
 
 @pytest.mark.parametrize("metric", ["accuracy", "f1", "macro_f1", "weighted_f1", "matthews"])
 def test_the_floor_is_what_sklearn_gives_the_best_constant_answer(metric):
-    from sklearn import metrics
+    from sklearn import metrics as sklearn_metrics
 
-    functions = {
+    metrics: Any = sklearn_metrics
+
+    functions: dict[str, Any] = {
         "accuracy": metrics.accuracy_score,
         "f1": lambda y, p: metrics.f1_score(y, p, pos_label="b", zero_division=0),
         "macro_f1": lambda y, p: metrics.f1_score(y, p, average="macro", zero_division=0),
@@ -77,15 +81,15 @@ def test_what_counts_as_collapsed():
 
 
 def test_the_target_lies_between_two_evaluations():
-    met = reach(evaluations(0.5, 0.7, 0.9), 0.8)
+    met = present(reach(evaluations(0.5, 0.7, 0.9), 0.8))
     assert (met.steps, met.examples, met.seconds) == pytest.approx((25.0, 1600.0, 2.5))
     assert met.hours is None and not met.bound
 
 
 def test_the_first_evaluation_is_an_upper_bound_and_never_is_never():
-    assert reach(evaluations(0.9, 0.95), 0.8).bound
+    assert present(reach(evaluations(0.9, 0.95), 0.8)).bound
     assert reach(evaluations(0.5, None, 0.6), 0.8) is None
-    assert reach(evaluations(3.0, 1.0), 2.0, higher=False).steps == pytest.approx(15.0)
+    assert present(reach(evaluations(3.0, 1.0), 2.0, higher=False)).steps == pytest.approx(15.0)
 
 
 def test_seeds_make_a_cell_and_are_no_axis():
@@ -93,7 +97,7 @@ def test_seeds_make_a_cell_and_are_no_axis():
     assert axes_of(found) == ["global_batch"]
     cells = make_cells(found, 0.5, None)
     assert [(c.batch, len(c.trials), c.ended) for c in cells] == [(64, 2, 2), (128, 1, 1)]
-    assert cells[0].score.value == pytest.approx(0.85)
+    assert present(cells[0].score).value == pytest.approx(0.85)
 
 
 def test_axes_are_known_by_any_spelling():
@@ -109,15 +113,15 @@ def test_the_largest_batch_within_the_margin_is_recommended():
     rows += [(256, "sqrt", 0, 0.95, 0.5)]
     rows += [(512, "sqrt", s, 0.90 + 0.1 * s, 0.4) for s in (-1, 0, 1)]
     cells = make_cells(trials(*rows), 0.5, None)
-    advice = recommend(cells, 0.01)
+    advice = present(recommend(cells, 0.01))
     assert (advice.cell.batch, advice.best.batch, advice.single) == (64, 32, False)
-    assert recommend(cells, 0.0).cell.batch == 32
-    assert recommend(cells, 0.2).cell.batch == 128
+    assert present(recommend(cells, 0.0)).cell.batch == 32
+    assert present(recommend(cells, 0.2)).cell.batch == 128
 
 
 def test_single_runs_are_compared_by_their_scores():
     cells = make_cells(trials((32, "sqrt", 1, 0.90, 1), (64, "sqrt", 1, 0.895, 1)), 0.5, None)
-    advice = recommend(cells, 0.01)
+    advice = present(recommend(cells, 0.01))
     assert advice.cell.batch == 64 and advice.single
     assert recommend([], 0.01) is None
 

@@ -7,6 +7,7 @@ import pytest
 from launch.reporting.efficiency import GIB, efficiency
 from launch.reporting.records import Attempt, Record
 from launch.reporting.sacct import parse, parse_clock, parse_memory
+from tests.present import present
 
 MODERN = """\
 12|COMPLETED|2026-11-20T10:00:00|600|60|00:00:00|16|2|64G||billing=16,cpu=16,mem=64G,node=2
@@ -76,7 +77,7 @@ def test_memory(text, size):
 
 def finished(**more):
     config = {"cluster.nodes": 2, "cluster.executor": "slurm", "cluster.time": "02:00:00"}
-    given = {
+    values = {
         "job": "12",
         "ranks": 4,
         "unit": "core-hours",
@@ -84,25 +85,25 @@ def finished(**more):
         "attempts": (Attempt(0, 0.0, 590.0, "finished", 4, 16),),
         "results": {"peak_memory_bytes": 2 * GIB},
     }
-    return Record("r", Path("r"), "finished", **(given | more))
+    return Record("r", Path("r"), "finished", **(values | more))
 
 
 def test_accounting_tells_what_to_ask_for():
-    found = efficiency(finished(), parse(MODERN))
+    found = present(efficiency(finished(), parse(MODERN)))
     assert found.source == "accounting" and found.core_share == pytest.approx(4860.5 / 9600)
     # 6 GiB and a quarter; 590 s and a quarter; half of the cores are used, and 2 ranks a node.
     assert found.ask == ("--mem 8G", "--time 00:15:00", "--cpus-per-node 5")
 
 
 def test_without_accounting_the_run_directory_tells():
-    found = efficiency(finished(), {})
+    found = present(efficiency(finished(), {}))
     assert found.source == "run directory" and found.cpu_seconds is None
     assert found.peak_bytes == 4 * GIB and found.requested_bytes == 48 * GIB
     assert found.limit_seconds == 7200.0 and found.ask == ("--mem 7G", "--time 00:15:00")
 
 
 def test_a_gpu_run_without_accounting_says_nothing_of_the_nodes_memory():
-    found = efficiency(finished(unit="GPU-hours"), {})
+    found = present(efficiency(finished(unit="GPU-hours"), {}))
     assert found.gpus == 4 and found.gpu_peak_bytes == 2 * GIB and found.peak_bytes is None
     assert found.ask == ("--time 00:15:00",)
 

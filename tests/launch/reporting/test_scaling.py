@@ -1,11 +1,12 @@
 """Scaling over ranks: efficiency, and what the time went into."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from launch.reporting.cells import Trial
-from launch.reporting.records import Record
+from launch.reporting.records import Record, TrialState
 from launch.reporting.scaling import PARTS, loss_shares, make_series
 
 SHARES = {
@@ -16,7 +17,7 @@ SHARES = {
 }
 
 
-def trial(ranks, batch, speed, seed=1, state="finished", **shares):
+def trial(ranks, batch, speed, seed=1, state: TrialState = "finished", shares: Any = None):
     throughput = {"examples_per_second": speed, **(shares or SHARES)}
     record = Record(
         f"r{ranks}-{batch}-{seed}",
@@ -60,7 +61,7 @@ def test_strong_scaling_holds_the_batch_and_weak_the_batch_of_a_rank():
 
 
 def test_what_is_not_in_the_shares_is_slower_arithmetic():
-    runs = [trial(1, 64, 100.0, **SHARES), trial(2, 64, 100.0, **SHARES)]
+    runs = [trial(1, 64, 100.0), trial(2, 64, 100.0)]
     (strong, *_) = make_series(runs)
     # The same shares and half the speed of a rank: cores that the ranks share.
     assert strong.points[1].arithmetic == pytest.approx(0.5)

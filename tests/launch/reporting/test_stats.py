@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from launch.reporting.stats import beta_inc, mean_interval, t_cdf, t_quantile, wilson
+from tests.present import present
 
 
 @given(st.floats(0.001, 0.9999), st.integers(1, 500))
@@ -29,7 +30,7 @@ def test_incomplete_beta_is_that_of_scipy(a, b, x):
 @given(st.lists(st.floats(-5, 5), min_size=2, max_size=12))
 @settings(deadline=None)
 def test_interval_of_a_mean_is_that_of_scipy(values):
-    found = mean_interval(values)
+    found = present(mean_interval(values))
     scale = scipy_stats.sem(values)
     if scale < 1e-12:
         return
@@ -41,14 +42,14 @@ def test_interval_of_a_mean_is_that_of_scipy(values):
 @given(st.integers(1, 60).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_interval_of_a_share_is_that_of_scipy(case):
     successes, count = case
-    found = wilson(successes, count)
+    found = present(wilson(successes, count))
     wanted = scipy_stats.binomtest(successes, count).proportion_ci(method="wilson")
     assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high), abs=1e-9)
-    assert found.low <= found.value <= found.high
+    assert present(found.low) <= found.value <= present(found.high)
 
 
 def test_one_run_has_no_interval_and_none_has_no_mean():
-    assert mean_interval([0.5]).low is None
+    assert present(mean_interval([0.5])).low is None
     assert mean_interval([]) is None and wilson(0, 0) is None
 
 
