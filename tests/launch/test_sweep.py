@@ -77,7 +77,8 @@ def test_trials_on_this_machine_and_the_same_line_again(tmp_path):
     assert again.returncode == 0 and "nothing to submit" in again.stdout
     # Another file of the same name: what differs is shown, and trials leave only when agreed.
     other = sweep(tmp_path, *words, "--seeds", "2", "--lr", "3e-3")
-    assert_refused(other, "2 trials that are not asked for now", "--yes")
+    assert other.returncode == 2 and "add --yes" in other.stderr
+    assert "2 trials that are not asked for now" in other.stderr
     assert "changed  the line: " in other.stderr and "--lr 3e-3" in other.stderr
     assert len(read_trials(place)) == 2
     fewer = sweep(tmp_path, *words, "--grid", "seed=1", "--yes")

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launch.sweeping import count_text, cut, difference, trial_states
+from training.rundir import State
 from training.sweepdir import Trial
 
 
@@ -13,7 +14,7 @@ def trials(count):
 
 def test_a_trial_without_a_run_is_queued_while_a_worker_may_come():
     submitted = [{"job_id": "7", "trials": [0, 1, 2]}, {"job_id": "8", "trials": [3]}]
-    known = {"r0": "finished", "r1": "interrupted"}
+    known: dict[str, State] = {"r0": "finished", "r1": "interrupted"}
     found = trial_states(trials(5), known, submitted, ["7_12"])
     assert found == {0: "finished", 1: "queued", 2: "queued", 3: "missing", 4: "missing"}
     assert trial_states(trials(2), known, submitted, [])[1] == "interrupted"
