@@ -165,6 +165,9 @@ def _base(
     named = {k: str(values.pop(k)) for k in NAMED if k in values}
     typed = {k for k in NAMED if getattr(request, k)}
     request = replace(request, **{k: v for k, v in named.items() if k not in typed})
+    if not any(o.key == "train.keep" for o in (*request.flags, *request.sets)):
+        # A thousand models serve nobody, and fill the disk.
+        values.setdefault("train.keep", "results")
     sets = tuple(Override(k, v, "the sweep") for k, v in values.items())
     resolved = resolve(replace(request, sets=(*sets, *request.sets)))
     config = already_here(resolved.config, resolved.runs / CACHE_FOLDER)

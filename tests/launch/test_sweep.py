@@ -65,14 +65,16 @@ def test_a_dry_run_shows_trials_and_cost_and_touches_nothing(tmp_path):
 
 
 def test_trials_on_this_machine_and_the_same_line_again(tmp_path):
-    words = [*LINE, "--max-steps", "2", "--name", "here", "--set", "train.keep=results"]
+    words = [*LINE, "--max-steps", "2", "--name", "here"]
     done = sweep(tmp_path, *words, "--seeds", "2")
     assert done.returncode == 0, done.stderr
     watched = glueline("status", "here", "--watch", cwd=tmp_path)
     assert watched.returncode == 0, watched.stdout + watched.stderr
     assert "2 trials: 2 finished" in watched.stdout and "best     " in watched.stdout
     place = SweepDir(tmp_path / "runs" / ".sweeps" / "here")
-    assert all(place.run(t).results.exists() for t in read_trials(place))
+    for trial in read_trials(place):
+        run = place.run(trial)
+        assert run.results.exists() and not run.model.exists(), "weights do not stay"
     again = sweep(tmp_path, *words, "--seeds", "2")
     assert again.returncode == 0 and "nothing to submit" in again.stdout
     # Another file of the same name: what differs is shown, and trials leave only when agreed.

@@ -19,7 +19,7 @@ from training.sweepdir import SweepDir, read_trials
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
 LINE = ["--task", "demo", "--model", "tiny", "--tracker", "none", "--cpus-per-node", "1"]
-LINE += ["--max-steps", "12", "--time", "30", "--set", "train.keep=results"]
+LINE += ["--max-steps", "12", "--time", "30"]
 GRID = ["--grid", "global_batch=16,64", "--grid", "lr_rule=fixed,sqrt", "--set"]
 GRID += ["optim.base_batch=16", "--seeds", "6", "--name", "s"]
 
