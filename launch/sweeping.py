@@ -19,7 +19,7 @@ from slurm.claims import read_claims, take_over
 from slurm.scontrol import Refused, Silent, ask
 from training.config import RunConfig, UsageError
 from training.rundir import read_json, run_state, snapshot, write_atomic, write_json
-from training.sweepdir import SweepDir, Trial, read_trials
+from training.sweepdir import SweepDir, Trial, pruned_at, read_trials
 
 from .slurm_site import QUEUED
 
@@ -133,6 +133,8 @@ def states(sweep: SweepDir, trials: Iterable[Trial]) -> dict[int, str]:
             last = files.jobs[-1] if files.jobs else {}
             job = "" if last.get("released") else str(last.get("job_id", ""))
             state = run_state(files, alive.get(job, "gone"))
+            if files.stopped and state != "finished" and pruned_at(sweep.run(trial)) is not None:
+                state = "running" if state == "running" else "pruned"
         if state in OPEN and trial.number in waiting:
             state = "queued"
         found[trial.number] = state
@@ -227,6 +229,7 @@ def submit_trials(
     packing: Packing,
     after: str | None = None,
     bases: tuple[str, ...] = (),
+    target: int | None = None,
 ) -> list[str]:
     """Submit workers for some trials; return the ids of the arrays, or of the local job.
 
@@ -237,6 +240,7 @@ def submit_trials(
         packing: how they share the nodes.
         after: a job that must have ended before.
         bases: those of these trials, where other trials need other nodes.
+        target: of a search: how many trials its workers ask for in all.
 
     Raises:
         UsageError: Slurm refuses; arrays that it took before stay, and are in `jobs.json`.
@@ -261,6 +265,7 @@ def submit_trials(
             "sweep": sweep.name,
             # Any worker takes any trial: all of them stand for all.
             "trials": list(numbers),
+            **({} if target is None else {"target": target}),
         }
         write_json(sweep.jobs, {"jobs": [*read_jobs(sweep), entry]})
         ids.append(job)
@@ -276,6 +281,6 @@ def note_inputs(sweep: SweepDir, base: str, inputs: Inputs | None) -> None:
 def count_text(found: Mapping[int, str]) -> str:
     """Return how many trials are in which state: `3 finished, 1 failed`."""
     counts = Counter(found.values())
-    order = ["finished", "running", "queued", "failed", "interrupted", "created", "damaged"]
-    parts = [f"{counts[s]} {s}" for s in [*order, "missing"] if counts[s]]
+    order = "finished running queued failed pruned interrupted created damaged missing".split()
+    parts = [f"{counts[s]} {s}" for s in order if counts[s]]
     return ", ".join(parts) or "none"

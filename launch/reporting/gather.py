@@ -11,7 +11,7 @@ from typing import Any
 from launch.existing import command_line
 from training.config import RunConfig, UsageError, load_config
 from training.rundir import RunDir, Snapshot, read_metrics, run_state, snapshot
-from training.sweepdir import SweepDir, read_trials
+from training.sweepdir import SweepDir, pruned_at, read_trials
 from training.sweepdir import Trial as Line
 
 from .baseline import constant_score, read_labels
@@ -21,7 +21,7 @@ from .parts import Part, make_part
 from .records import Record, TrialState, mapping, read_record
 from .repeat import flat, submit_arguments
 
-ORDER = "finished running queued failed interrupted created damaged missing".split()
+ORDER = "finished running queued failed pruned interrupted created damaged missing".split()
 """In which states are counted."""
 
 
@@ -155,6 +155,8 @@ def _states(
     for line in lines:
         seen, job = files.get(line.run_id), jobs.get(line.run_id)
         state = run_state(seen, job.state if job else None) if seen else "missing"
+        if state in ("interrupted", "failed") and pruned_at(sweep.run(line)) is not None:
+            state = "pruned"
         found[line.number] = "queued" if state in OPEN and line.number in waiting else state
     return found
 

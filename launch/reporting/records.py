@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from training.rundir import RunDir, Snapshot, State, json_lines, read_json, read_metrics, snapshot
 
-TrialState = State | Literal["missing"]
+TrialState = State | Literal["missing", "pruned"]
 """A trial that no worker took yet has no run directory: it is missing, or queued."""
 
 
