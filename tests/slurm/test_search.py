@@ -151,7 +151,8 @@ def test_the_same_seed_draws_the_same_and_workers_do_not_draw_alike(tmp_path: Pa
 def test_more_trials_go_on_with_the_study(tmp_path: Path) -> None:
     sweep = make_search(tmp_path, trials=2, fraction=0.5)
     for _ in range(2):
-        assert (trial := ask(sweep)) is not None
+        trial = ask(sweep)
+        assert trial is not None
         finish(sweep.run(trial), trial.axes["lr"])
     (last,) = last_runs(sweep)
     assert last.number == 2 and last.values["optim.lr"] == trial_rate(sweep, last.best_of)
