@@ -19,6 +19,7 @@ from training.rundir import (
     run_state,
     snapshot,
 )
+from training.sweepdir import sweeps_folder
 
 FETCHED = ("task.path", "model.path")
 """Keys that are set once weights and rows were fetched: no part of what was asked for."""
@@ -62,6 +63,8 @@ def need_run(runs: Path, name: str) -> RunDir:
                 f"{runs / name} is there but holds no run (neither config.yaml nor jobs.json): "
                 "remove it"
             )
+        if RUN_ID.match(name) and (sweeps_folder(runs) / name).is_dir():
+            raise UsageError(f"'{name}' is a sweep, not a run: name one of its trials")
         known = [r.run_id for r in list_runs(runs) if find_run(runs, r.run_id)]
         hint = nearest(name, known) if known else "there are none yet"
         raise UsageError(f"no run '{name}' in {runs}: {hint}")

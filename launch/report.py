@@ -18,9 +18,9 @@ import click
 
 from launch.flags import FlagCommand
 from launch.main import run_command
-from training.config import UsageError, nearest
-from training.rundir import RUN_ID, RunDir, find_run, list_runs, write_atomic, write_json
-from training.sweepdir import SWEEPS_FOLDER, SweepDir, sweeps_folder
+from training.config import UsageError
+from training.rundir import RunDir, write_atomic, write_json
+from training.sweepdir import SweepDir
 
 if TYPE_CHECKING:
     from launch.reporting.tables import Table
@@ -57,45 +57,18 @@ def report(
 
     NAME is a run's id, a sweep's name, or the folder of either.
     """
+    from launch.named import need_named
     from launch.resolve import runs_folder
 
     if target is not None and not math.isfinite(target):
         raise UsageError(f"--target {target}: write a score, such as 0.85")
-    found = find(runs_folder(runs), name)
+    found = need_named(runs_folder(runs), name, damaged=True)
     if isinstance(found, SweepDir):
         return report_sweep(found, out, target, MARGIN if margin is None else margin, as_json)
     for flag, value in (("--target", target), ("--margin", margin)):
         if value is not None:
             raise UsageError(f"{flag} is for sweeps: {name} is a run")
     return report_run(found, out, as_json)
-
-
-def find(runs: Path, name: str) -> RunDir | SweepDir:
-    """Return the run or the sweep that a name or a path means.
-
-    Raises:
-        UsageError: there is none, or both; the message says what to type.
-    """
-    path = Path(name).expanduser().absolute()
-    if path.parent.name == SWEEPS_FOLDER and path.is_dir():
-        return SweepDir(path)
-    plain = RUN_ID.match(name) is not None
-    sweep = sweeps_folder(runs) / name
-    run = find_run(runs, name)
-    # A run's folder that lost its files is told of too: as damaged.
-    if run is None and plain and (runs / name).is_dir():
-        run = RunDir(runs / name)
-    if plain and sweep.is_dir():
-        if run is None:
-            return SweepDir(sweep)
-        raise UsageError(f"'{name}' is a run and a sweep: use {run.path} or {sweep}")
-    if run is not None:
-        return run
-    known = [r.run_id for r in list_runs(runs)]
-    if sweeps_folder(runs).is_dir():
-        known += [p.name for p in sweeps_folder(runs).iterdir() if p.is_dir()]
-    hint = nearest(name, known) if known else "there are none yet"
-    raise UsageError(f"no run or sweep '{name}' in {runs}: {hint}")
 
 
 def report_sweep(

@@ -11,12 +11,12 @@ from slurm.search_file import FRACTION, Option, Search, SearchFile
 from training.config import UsageError
 from training.config.schema import to_plain
 from training.metrics import LOWER_IS_BETTER
-from training.sweepdir import Trial
+from training.sweepdir import Trial, words_of
 
 from .flags import Request
 from .grid import Spec
 from .search_space import corners
-from .trials import Compiled, compile_sweep, trial_words
+from .trials import Compiled, compile_sweep
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -54,8 +54,9 @@ def compile_search(request: Request, spec: Spec) -> CompiledSearch:
         )
     if FRACTION in spec.fixed:
         raise UsageError(f"set and the search's fraction both set {FRACTION}: leave one out")
-    parts = _compile(request, spec, search.fraction)
-    whole = _compile(request, spec, 1.0) if search.fraction < 1 else parts
+    parts = _compile(request, spec, {FRACTION: search.fraction} if search.fraction < 1 else {})
+    # Of many trials scores are kept; of the best ones the weights too.
+    whole = _compile(request, spec, {"train.keep": "model"}) if search.last_runs else parts
     options = {name: _options(search, part) for name, part in (("p", parts), ("w", whole))}
     used = {option.base for some in options.values() for option in some}
     bases = {name: base for c in (parts, whole) for name, base in c.bases.items() if name in used}
@@ -86,10 +87,10 @@ def compile_search(request: Request, spec: Spec) -> CompiledSearch:
     return made
 
 
-def _compile(request: Request, spec: Spec, fraction: float) -> Compiled:
+def _compile(request: Request, spec: Spec, more: Mapping[str, Any]) -> Compiled:
     assert spec.search is not None
-    fixed = dict(spec.fixed) | ({FRACTION: fraction} if fraction < 1 else {})
-    return compile_sweep(request, Spec(points=tuple(corners(spec.search)), fixed=fixed))
+    points = tuple(corners(spec.search))
+    return compile_sweep(request, Spec(points=points, fixed={**more, **spec.fixed}))
 
 
 def _options(search: Search, found: Compiled) -> list[Option]:
@@ -109,7 +110,7 @@ def _check_evaluations(made: CompiledSearch) -> None:
         every = plan.steps_per_epoch if train.eval_every == "epoch" else train.eval_every
         if plan.steps is None or every is None or every < plan.steps:
             continue
-        which = f" with {trial_words(option.when)}" if option.when else ""
+        which = f" with {words_of(option.when)}" if option.when else ""
         raise UsageError(
             f"pruner {made.file.search.pruner}: a trial{which} has {plan.steps} steps and no "
             f"evaluation before its end: use --eval-every {max(1, plan.steps // 4)}, more epochs, "

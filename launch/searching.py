@@ -14,12 +14,11 @@ from slurm.search import last_runs, ranked, settle
 from slurm.search_file import FRACTION, SEED, Search, SearchFile, read_search
 from training.config import UsageError
 from training.rundir import write_json
-from training.sweepdir import SweepDir, Trial, read_trials
+from training.sweepdir import SweepDir, Trial, read_trials, words_of
 
 from . import sweeping
 from .search_plan import CompiledSearch, compile_search, difference
 from .search_space import axis_words
-from .trials import trial_words
 
 if TYPE_CHECKING:
     from .flags import Request
@@ -242,7 +241,7 @@ def _report(
 
 def _words(axes: Mapping[str, Any]) -> str:
     rounded = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in axes.items()}
-    return trial_words(rounded)
+    return words_of(rounded)
 
 
 def _show(made: CompiledSearch, cost: Mapping[str, Any]) -> None:
@@ -263,7 +262,7 @@ def _show(made: CompiledSearch, cost: Mapping[str, Any]) -> None:
         print(f"  space   {axis_words(axis)}")
     for option, plan in zip(made.file.parts, made.plans(False), strict=True):
         time = plan.time["words"] if plan.time else "time unknown"
-        print(f"  plan    {trial_words(option.when) or 'all'}  {plan.steps} steps, {time}")
+        print(f"  plan    {words_of(option.when) or 'all'}  {plan.steps} steps, {time}")
     if cost["unit"]:
         at_a_time = f"{cost['parallel']} at a time" if cost["parallel"] else "one after the other"
         print(

@@ -20,29 +20,37 @@ from training.config import UsageError
 from training.rundir import RunDir, Snapshot, list_runs, snapshot
 
 if TYPE_CHECKING:
+    from launch.sweep_view import SweepView
     from launch.view import View
+    from training.sweepdir import SweepDir
 
 
 @click.command("status", cls=FlagCommand)
-@click.argument("run_name", metavar="[RUN]", required=False)
+@click.argument("name", metavar="[NAME]", required=False)
 @click.option("--runs", metavar="DIR", help="Runs folder.  [default: $GLUELINE_RUNS or runs]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, or a list of them.")
-@click.option("--watch", is_flag=True, help="Follow RUN to its end; Ctrl-C stops following only.")
-def status(run_name: str | None, runs: str | None, as_json: bool, watch: bool) -> int:
-    """Show how a run is doing: state, progress, the first cause of a failure, where results are.
+@click.option("--watch", is_flag=True, help="Follow NAME to its end; Ctrl-C stops following only.")
+@click.option("--trials", is_flag=True, help="In the table of all, the runs of sweeps too.")
+def status(name: str | None, runs: str | None, as_json: bool, watch: bool, trials: bool) -> int:
+    """Show how a run or a sweep is doing: state, progress, the cause of a failure, its results.
 
-    Without RUN: a table of all runs, newest first.
+    NAME is a run's id or a sweep's name. Without it: a table of all sweeps and runs, newest first.
     """
-    if watch and (run_name is None or as_json):
+    if watch and (name is None or as_json):
         raise UsageError(
-            "--watch follows one run: name it" if run_name is None else "--watch prints no JSON"
+            "--watch follows one run or sweep: name it"
+            if name is None
+            else "--watch prints no JSON"
         )
-    from launch.existing import need_run
+    from launch.named import need_named
     from launch.resolve import runs_folder
+    from training.sweepdir import SweepDir
 
     folder = runs_folder(runs)
-    if run_name is not None:
-        run = need_run(folder, run_name)
+    if name is not None:
+        run = need_named(folder, name)
+        if isinstance(run, SweepDir):
+            return show_sweep(run, as_json, watch)
         if watch:
             return watch_run(run)
         (seen,) = look([run], history=True)
@@ -51,11 +59,46 @@ def status(run_name: str | None, runs: str | None, as_json: bool, watch: bool) -
     views = look(list_runs(folder))
     if as_json:
         print(json.dumps([v.plain() for v in views], ensure_ascii=False))
-    elif views:
-        show_table(views)
+        return 0
+    sweeps = look_at_sweeps(folder, views)
+    if views or sweeps:
+        hidden = set() if trials else {t.run_id for s in sweeps for t in s.trials}
+        show_table(sweeps, [v for v in views if v.run_id not in hidden])
     else:
         print(f"no runs in {folder}")
     return 0
+
+
+def show_sweep(sweep: SweepDir, as_json: bool, watch: bool) -> int:
+    """Show how a sweep is, or follow it; return the exit status."""
+    from launch.sweep_view import describe_sweep, look_at_sweep, table_of, watch_sweep
+
+    if watch:
+        return watch_sweep(sweep)
+    seen = look_at_sweep(sweep)
+    if as_json:
+        print(json.dumps(seen.plain(), ensure_ascii=False))
+        return 0
+    print(describe_sweep(seen))
+    rows, left_out = table_of(seen)
+    if rows:
+        print()
+        print_rows([["trial", "what varies", "state", "job", "step", "metric", ""], *rows], 2)
+    if left_out:
+        print(f"and {left_out} more: --json")
+    return 0
+
+
+def look_at_sweeps(runs: Path, views: list[View]) -> list[SweepView]:
+    """Return how the sweeps of a runs folder are, whose runs were looked at already."""
+    from training.sweepdir import list_sweeps
+
+    found = list_sweeps(runs)
+    if not found:
+        return []
+    from launch.sweep_view import view_sweeps
+
+    return view_sweeps(found, {v.run_id: v for v in views})
 
 
 def watch_run(run: RunDir) -> int:
@@ -128,18 +171,32 @@ def describe(seen: View) -> str:
 COLOURS = {"finished": "green", "failed": "red", "damaged": "red", "running": "cyan"}
 
 
-def show_table(views: list[View]) -> None:
-    """Print a table of runs, a line each. Our own: rich takes seconds for a thousand."""
-    rows = [["run", "state", "job", "step", "metric", ""], *map(_row, views)]
+def show_table(sweeps: list[SweepView], views: list[View]) -> None:
+    """Print a table of sweeps and runs, a line each."""
+    head = ["run", "state", "job", "step", "metric", ""]
+    print_rows([head, *map(_sweep_row, sweeps), *map(_row, views)], 1)
+
+
+def print_rows(rows: list[list[str]], state: int) -> None:
+    """Print aligned rows; the column `state` is coloured. Our own: rich takes seconds for 1,000."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     plain = not sys.stdout.isatty() or "NO_COLOR" in os.environ
     lines = []
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        if not plain and row[1] in COLOURS:
-            cells[1] = click.style(cells[1], fg=COLOURS[row[1]])
+        if not plain and row[state] in COLOURS:
+            cells[state] = click.style(cells[state], fg=COLOURS[row[state]])
         lines.append("  ".join(cells).rstrip())
     print("\n".join(lines))
+
+
+def _sweep_row(seen: SweepView) -> list[str]:
+    from launch.sweeping import count_text
+
+    best = seen.best()
+    metric = f"best {best[1].metric} {best[1].value:.4f}" if best else ""
+    done = f"{seen.finished}/{len(seen.trials)} trials"
+    return [seen.name, seen.state, ", ".join(seen.jobs), done, metric, count_text(seen.states)]
 
 
 def _row(seen: View) -> list[str]:

@@ -151,6 +151,7 @@ def _run(
     how: Mapping[str, Any],
 ) -> int:
     from launch import sweeping
+    from training.sweepdir import read_trials
 
     if place.search.exists():
         raise UsageError(f"sweep {place.name} is a search: give the grid another --name")
@@ -167,7 +168,11 @@ def _run(
         if not how["as_json"]:
             _show(trials, found, removed, cost)
         return 0
-    _agree(place, removed, len(trials), how["yes"])
+    running = [t for t in removed if sweeping.states(place, [t])[t.number] == "running"]
+    known = {t.run_id for t in read_trials(place)}
+    if known and (removed or len(known) < len(trials)):
+        _agree(place, spec, removed, len(running), len(trials), how["yes"])
+    sweeping.ask_to_stop(place, running)
     if not wanted:
         if removed:
             sweeping.write_sweep(place, spec, found, trials, _asked())
@@ -263,24 +268,40 @@ def _cost(found: Compiled, wanted: Sequence[Trial], packing: Packing) -> dict[st
     }
 
 
-def _agree(place: SweepDir, removed: Sequence[Trial], count: int, yes: bool) -> None:
-    """Ask before trials leave a sweep.
+def _agree(
+    place: SweepDir, spec: Spec, removed: Sequence[Trial], running: int, count: int, yes: bool
+) -> None:
+    """Show how a sweep differs from what it was, and ask before trials leave it.
 
     Raises:
         UsageError: there is nobody to ask.
         click.Abort: a person says no.
     """
     from launch.existing import confirmed
-    from launch.trials import trial_words
+    from launch.sweeping import difference
 
+    for line in difference(_spec_there(place), {**spec.plain(), "asked": _asked()}):
+        print(f"changed  {line}", file=sys.stderr)
     if not removed or yes:
         return
-    shown = "; ".join(trial_words(t.axes) for t in removed[:3]) + ("; …" if removed[3:] else "")
+    shown = "; ".join(t.words for t in removed[:3]) + ("; …" if removed[3:] else "")
+    stopped = f", and stop the {running} of them that run" if running else ""
     question = (
         f"sweep {place.name} has {len(removed)} trials that are not asked for now ({shown}): "
+        f"leave them out{stopped}, and make it the {count} of now?"
     )
-    if not confirmed(question + f"leave them out, and make it the {count} of now?"):
+    if not confirmed(question):
         raise click.Abort
+
+
+def _spec_there(place: SweepDir) -> dict[str, Any]:
+    """Return what a sweep was asked to be; empty if its file is gone or damaged."""
+    from launch.presets import read_yaml
+
+    try:
+        return read_yaml(place.spec)
+    except UsageError:
+        return {}
 
 
 def _report(
@@ -303,7 +324,8 @@ def _report(
         }
         print(json.dumps(value, ensure_ascii=False))
         return
-    what = f"{len(trials)} trials: {count_text(states)}"
+    new = "to submit" if how["dry_run"] else "missing"
+    what = f"{len(trials)} trials: {count_text(states, new)}"
     if jobs:
         count, names = cost["trials"], ", ".join(jobs)
         print(f"submitted {count} trials of sweep {place.name} as job {names}")
@@ -317,12 +339,11 @@ def _show(
     trials: Sequence[Trial], found: Compiled, removed: Sequence[Trial], cost: Mapping[str, Any]
 ) -> None:
     """Print what a dry run shows beside the counts."""
-    from launch.trials import trial_words
 
     for trial in trials[:SHOWN]:
         plan = found.plans[trial.plan]
         time = plan.time["words"] if plan.time else "time unknown"
-        print(f"  {trial.number:>5}  {trial_words(trial.axes)}  {plan.steps} steps, {time}")
+        print(f"  {trial.number:>5}  {trial.words}  {plan.steps} steps, {time}")
     if len(trials) > SHOWN:
         print(f"  {'…':>5}  {len(trials) - SHOWN} more")
     if removed:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
+import shlex
 import socket
 import time
 from collections import Counter
@@ -18,12 +20,14 @@ import yaml
 from slurm.claims import read_claims, take_over
 from slurm.scontrol import Refused, Silent, ask
 from training.config import RunConfig, UsageError
-from training.rundir import read_json, run_state, snapshot, write_atomic, write_json
-from training.sweepdir import SweepDir, Trial, pruned_at, read_trials
+from training.rundir import RunDir, State, read_json, run_state, snapshot, write_atomic, write_json
+from training.sweepdir import SweepDir, Trial, TrialState, pruned_at, read_trials
 
 from .slurm_site import QUEUED
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .grid import Spec
     from .preparation import Inputs
     from .trials import Compiled
@@ -79,6 +83,8 @@ def write_sweep(
 ) -> None:
     """Write a sweep's folder. What workers read together is in place before it is named.
 
+    Whoever cancelled the sweep before is not heard any more.
+
     Raises:
         UsageError: it cannot be written.
     """
@@ -99,18 +105,15 @@ def write_sweep(
             {"asked": dict(asked), **spec.plain()}, sort_keys=False, allow_unicode=True
         )
         write_atomic(sweep.spec, text)
-        import json
-
         lines = (json.dumps(t.plain(), ensure_ascii=False) for t in trials)
         write_atomic(sweep.trials, "".join(f"{line}\n" for line in lines))
+        sweep.request.unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(f"cannot write to {sweep.path}: {error.strerror}") from None
 
 
-def states(sweep: SweepDir, trials: Iterable[Trial]) -> dict[int, str]:
-    """Return the state of every trial: a run's states, and `missing` where nobody is to run it.
-
-    A trial that nobody took is `queued` while a worker that was submitted for it may come.
+def states(sweep: SweepDir, trials: Iterable[Trial]) -> dict[int, TrialState]:
+    """Return the state of every trial.
 
     Raises:
         UsageError: Slurm does not answer.
@@ -121,23 +124,46 @@ def states(sweep: SweepDir, trials: Iterable[Trial]) -> dict[int, str]:
         there = set()
     submitted = read_jobs(sweep)
     alive = alive_jobs(submitted) if submitted else {}
-    waiting: set[int] = set()
-    for entry in submitted:
-        if any(job.partition("_")[0] == str(entry["job_id"]) for job in alive):
-            waiting.update(entry.get("trials", ()))
-    found = {}
+    known = {}
     for trial in trials:
-        state = "missing"
         if trial.run_id in there:
             files = snapshot(sweep.run(trial), brief=True)
             last = files.jobs[-1] if files.jobs else {}
             job = "" if last.get("released") else str(last.get("job_id", ""))
-            state = run_state(files, alive.get(job, "gone"))
-            if files.stopped and state != "finished" and pruned_at(sweep.run(trial)) is not None:
-                state = "running" if state == "running" else "pruned"
-        if state in OPEN and trial.number in waiting:
-            state = "queued"
-        found[trial.number] = state
+            known[trial.run_id] = run_state(files, alive.get(job, "gone"))
+    return trial_states(sweep.runs, trials, known, submitted, alive)
+
+
+def trial_states(
+    runs: Path,
+    trials: Iterable[Trial],
+    known: Mapping[str, State],
+    submitted: Iterable[Mapping[str, Any]],
+    alive: Iterable[str],
+) -> dict[int, TrialState]:
+    """Return the state of every trial: its run's, and `missing` where nobody is to run it.
+
+    One that nobody runs is `queued` while a worker that was submitted for it may come.
+
+    Args:
+        runs: the runs folder.
+        trials: of the sweep.
+        known: states of the runs that are there, by run id.
+        submitted: the sweep's arrays.
+        alive: elements that are queued or running.
+    """
+    arrays = {job.partition("_")[0] for job in alive}
+    waiting: set[Any] = set()
+    for entry in submitted:
+        if str(entry["job_id"]) in arrays:
+            waiting.update(entry.get("trials") or ())
+    found: dict[int, TrialState] = {}
+    for trial in trials:
+        state: TrialState = known.get(trial.run_id, "missing")
+        ended = state in ("interrupted", "failed")
+        if ended and pruned_at(RunDir(runs / trial.run_id)) is not None:
+            state = "pruned"
+        found[trial.number] = "queued" if state in OPEN and trial.number in waiting else state
     return found
 
 
@@ -214,6 +240,43 @@ def cut(elements: int, limit: int, parallel: int | None) -> list[tuple[int, int]
     return [(size, min(size, share)) for size, share in zip(sizes, shares, strict=True)]
 
 
+def ask_to_stop(sweep: SweepDir, trials: Iterable[Trial]) -> None:
+    """Have runs of trials end at their next step; their workers go on with other trials.
+
+    Raises:
+        OSError: a run directory cannot be written.
+    """
+    for trial in trials:
+        run = sweep.run(trial)
+        known = read_json(run.request)
+        write_json(run.request, (known if isinstance(known, dict) else {}) | {"stop": True})
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return what differs between two sweeps as `sweep.yaml` holds them, a line each."""
+    found = []
+    for part in ("set", "grid"):
+        before, now = old.get(part) or {}, new.get(part) or {}
+        for key in dict.fromkeys([*before, *now]):
+            if before.get(key) != now.get(key):
+                found.append(f"{key}: {_told(before, key)} → {_told(now, key)}")
+    for part in ("points", "exclude"):
+        before, now = old.get(part) or [], new.get(part) or []
+        found += [f"{part}: no longer {dict(p)}" for p in before if p not in now]
+        found += [f"{part}: now also {dict(p)}" for p in now if p not in before]
+    lines = [shlex.join(map(str, (s.get("asked") or {}).get("line") or [])) for s in (old, new)]
+    if not found and lines[0] != lines[1]:
+        found.append(f"the line: {lines[0]} → {lines[1]}")
+    return found
+
+
+def _told(values: Mapping[str, Any], key: str) -> str:
+    if key not in values:
+        return "not given"
+    value = values[key]
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def free(sweep: SweepDir, numbers: Iterable[int]) -> None:
     """Take trials from the workers that had them: they are to be run again."""
     claims = read_claims(sweep)
@@ -278,9 +341,15 @@ def note_inputs(sweep: SweepDir, base: str, inputs: Inputs | None) -> None:
         write_json(sweep.prepared(base), inputs.plain())
 
 
-def count_text(found: Mapping[int, str]) -> str:
-    """Return how many trials are in which state: `3 finished, 1 failed`."""
+def count_text(found: Mapping[int, str], missing: str = "missing") -> str:
+    """Return how many trials are in which state: `3 finished, 1 failed`.
+
+    Args:
+        found: states by trial.
+        missing: the word for those that have no run yet.
+    """
     counts = Counter(found.values())
-    order = "finished running queued failed pruned interrupted created damaged missing".split()
+    order = "finished running queued failed pruned interrupted created damaged".split()
     parts = [f"{counts[s]} {s}" for s in order if counts[s]]
+    parts += [f"{counts['missing']} {missing}"] if counts["missing"] else []
     return ", ".join(parts) or "none"

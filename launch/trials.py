@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,14 +12,15 @@ from training.config.schema import to_plain
 from training.prepared import digest
 from training.rundir import CACHE_FOLDER
 from training.scaling import scaled
-from training.sweepdir import Trial
+from training.sweepdir import Trial, words_of
 
-from . import ledger
 from .flags import Override, Request
 from .grid import NAMED, Spec, expand, key_of
 
 if TYPE_CHECKING:
+    from .capacity import Capacity
     from .plan import Plan
+    from .planning import Inputs
     from .resolve import Resolved
 
 LIGHT = ("batch", "optim", "train")
@@ -53,11 +54,6 @@ class Compiled:
         return self.bases[trial.base].config.with_values(trial.values)
 
 
-def trial_words(axes: Mapping[str, Any]) -> str:
-    """Return what varies of a trial, for people: `global_batch=32 seed=1`."""
-    return " ".join(f"{key}={value}" for key, value in axes.items())
-
-
 def compile_sweep(request: Request, spec: Spec) -> Compiled:
     """Return the trials of a sweep.
 
@@ -89,11 +85,10 @@ def compile_sweep(request: Request, spec: Spec) -> Compiled:
             identity = tuple((k, str(v)) for k, v in heavy.items())
             if identity not in places:
                 first = {key_of(n, "--grid"): point[n] for n in shared}
-                base = _base(request, spec.fixed, {**first, **heavy})
-                if past is None:
-                    past = ledger.gathered(base.resolved.runs)
+                base, planner = _base(request, spec.fixed, {**first, **heavy}, past)
+                past = planner.past
                 name = digest(to_plain(base.config))[:16]
-                places[identity] = name, _Planner(base.config, base.resolved.runs, past)
+                places[identity] = name, planner
                 bases[name] = base
             name, planner = places[identity]
             asked = bases[name].resolved.config.with_values(light)
@@ -108,22 +103,33 @@ def compile_sweep(request: Request, spec: Spec) -> Compiled:
                 planned[key] = digest(plan.to_json())[:16]
                 plans[planned[key]] = plan
         except UsageError as error:
-            raise UsageError(f"trial {number} ({trial_words(point)}): {error}") from None
+            raise UsageError(f"trial {number} ({words_of(point)}): {error}") from None
         trials[run_id] = Trial(len(trials), run_id, point, light, name, planned[key])
     runs = next(iter(bases.values())).resolved.runs
     return Compiled(bases, list(trials.values()), plans, runs)
 
 
+@dataclass(frozen=True)
 class _Planner:
     """Plans of trials that share a base: rows, model and nodes are looked at once."""
 
-    def __init__(self, config: RunConfig, runs: Path, past: Sequence[Mapping[str, Any]]) -> None:
+    config: RunConfig
+    past: list[dict[str, Any]]
+    """Runs whose speed is known."""
+    inputs: Inputs
+    known: Capacity
+
+    @classmethod
+    def looking_at(
+        cls, config: RunConfig, runs: Path, past: list[dict[str, Any]] | None
+    ) -> _Planner:
+        """Return it after a look at what is on this machine, and at past runs if none are given."""
+        from . import ledger
         from .capacity import look
         from .planning import look_at
 
-        self._config, self._past = config, past
-        self._inputs = look_at(config)
-        self._known = look(config, runs / CACHE_FOLDER)
+        past = ledger.gathered(runs) if past is None else past
+        return cls(config, past, look_at(config), look(config, runs / CACHE_FOLDER))
 
     def key(self, config: RunConfig) -> Any:
         """Return what trials with the same plan have in common: all but seed and optimizer."""
@@ -134,36 +140,40 @@ class _Planner:
         from .plan import make_plan
         from .space import disk_text
 
-        inputs, config = self._inputs, self._config.with_values(values)
+        inputs, config = self.inputs, self.config.with_values(values)
         plan = make_plan(
-            config, inputs.rows, inputs.lengths, inputs.lengths_from, self._known, self._past
+            config, inputs.rows, inputs.lengths, inputs.lengths_from, self.known, self.past
         )
         return replace(plan, disk=disk_text(config))
 
 
-def _base(request: Request, fixed: Mapping[str, Any], axes: Mapping[str, Any]) -> Base:
-    """Resolve what trials have in common, with the axes of its first trial."""
+def _base(
+    request: Request,
+    fixed: Mapping[str, Any],
+    axes: Mapping[str, Any],
+    past: list[dict[str, Any]] | None,
+) -> tuple[Base, _Planner]:
+    """Resolve what trials have in common, with the axes of its first trial.
+
+    Where the micro-batch budget was left open it is the highest that fits.
+    """
     from .fetch import already_here
+    from .planning import fitted
     from .resolve import resolve
 
     values = {**fixed, **axes}
     named = {k: str(values.pop(k)) for k in NAMED if k in values}
     typed = {k for k in NAMED if getattr(request, k)}
     request = replace(request, **{k: v for k, v in named.items() if k not in typed})
+    if not any(o.key == "train.keep" for o in (*request.flags, *request.sets)):
+        # A thousand models serve nobody, and fill the disk.
+        values.setdefault("train.keep", "results")
     sets = tuple(Override(k, v, "the sweep") for k, v in values.items())
     resolved = resolve(replace(request, sets=(*sets, *request.sets)))
-    resolved = _fitted(resolved)
-    return Base(resolved, already_here(resolved.config, resolved.runs / CACHE_FOLDER))
-
-
-def _fitted(resolved: Resolved) -> Resolved:
-    """Return it with the highest micro-batch budget that fits, where that was left open."""
-    from .fetch import already_here
-    from .planning import fitted, plan_with_inputs
-
     config = already_here(resolved.config, resolved.runs / CACHE_FOLDER)
-    plan = plan_with_inputs(config, resolved.runs)
-    return fitted(resolved, config, plan)[0]
+    planner = _Planner.looking_at(config, resolved.runs, past)
+    resolved, config, _ = fitted(resolved, config, planner.plan({}))
+    return Base(resolved, config), replace(planner, config=config)
 
 
 def _check_typed(request: Request, spec: Spec) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -210,6 +210,16 @@ def read_search(sweep: SweepDir) -> SearchFile | None:
         return _search_file(value)
     except (TypeError, KeyError, AttributeError):
         raise UsageError(f"{sweep.search} is damaged: type the sweep's line again") from None
+
+
+def unasked(sweep: SweepDir, trials: Iterable[Trial]) -> int:
+    """Return how many trials of a search nobody asked for yet; of a grid there are none."""
+    try:
+        found = read_search(sweep)
+    except UsageError:
+        return 0
+    own = sum(trial.best_of is None for trial in trials)
+    return max(0, found.search.target - own) if found else 0
 
 
 def _search_file(value: Any) -> SearchFile:

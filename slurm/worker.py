@@ -226,6 +226,8 @@ def next_trial(
         UsageError: the file of a search is damaged.
         OSError: the sweep's folder cannot be written.
     """
+    if (read_json(sweep.request) or {}).get("stop"):
+        return None  # a person cancelled the sweep
     sweep.claims.mkdir(exist_ok=True)
     trials = [t for t in read_trials(sweep) if not bases or t.base in bases]
     if restarted:

@@ -8,15 +8,18 @@ which runs belong together and what was varied.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from .rundir import CACHE_FOLDER, RunDir, json_lines, read_json
+from .rundir import CACHE_FOLDER, RunDir, State, json_lines, read_json
 
 SWEEPS_FOLDER = ".sweeps"
 """Below the runs folder."""
+TrialState = State | Literal["missing", "pruned"]
+"""A run's states, that of a trial which has no run directory yet (no worker took it), and that of
+one which a search ended early."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,11 @@ class Trial:
     best_of: int | None = None
     """Of a search: the trial whose values this one runs with all rows."""
 
+    @property
+    def words(self) -> str:
+        """What varies, for people: `global_batch=32 seed=1`."""
+        return words_of(self.axes)
+
     def plain(self) -> dict[str, Any]:
         """Return the line."""
         line = {
@@ -49,6 +57,11 @@ class Trial:
             "plan": self.plan,
         }
         return line if self.best_of is None else {**line, "best_of": self.best_of}
+
+
+def words_of(axes: Mapping[str, Any]) -> str:
+    """Return what varies of a trial, for people: `global_batch=32 seed=1`."""
+    return " ".join(f"{key}={value}" for key, value in axes.items())
 
 
 class SweepDir:
@@ -116,6 +129,11 @@ class SweepDir:
         return self.path / "jobs.json"
 
     @property
+    def request(self) -> Path:
+        """Written by launch: what a person asked of the workers: `{"stop": true}` (`cancel`)."""
+        return self.path / "request.json"
+
+    @property
     def claims(self) -> Path:
         """One file a trial that a worker took, written by that worker."""
         return self.path / "claims"
@@ -150,6 +168,14 @@ class SweepDir:
 def sweeps_folder(runs: Path) -> Path:
     """Return the folder of a runs folder's sweeps."""
     return runs / SWEEPS_FOLDER
+
+
+def list_sweeps(runs: Path) -> list[SweepDir]:
+    """Return the sweeps of a runs folder, by name."""
+    folder = sweeps_folder(runs)
+    if not folder.is_dir():
+        return []
+    return [SweepDir(p) for p in sorted(folder.iterdir()) if p.is_dir()]
 
 
 def read_trials(sweep: SweepDir) -> list[Trial]:

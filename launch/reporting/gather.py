@@ -11,14 +11,14 @@ from typing import Any
 from launch.existing import command_line
 from training.config import RunConfig, UsageError, load_config
 from training.rundir import RunDir, Snapshot, read_metrics, run_state, snapshot
-from training.sweepdir import SweepDir, pruned_at, read_trials
+from training.sweepdir import SweepDir, TrialState, read_trials
 from training.sweepdir import Trial as Line
 
 from .baseline import constant_score, read_labels
 from .cells import Trial
 from .efficiency import Efficiency, efficiency
 from .parts import Part, make_part
-from .records import Record, TrialState, mapping, read_record
+from .records import Record, mapping, read_record
 from .repeat import flat, submit_arguments
 
 ORDER = "finished running queued failed pruned interrupted created damaged missing".split()
@@ -136,29 +136,20 @@ def _states(
     jobs: Mapping[str, Any],
     notes: list[str],
 ) -> dict[int, TrialState]:
-    """Return the state of every trial: its run's, whoever runs it.
-
-    One that nobody runs is queued while a worker that was submitted for it may come.
-    """
-    from launch.sweeping import OPEN, alive_jobs, read_jobs
+    """Return the state of every trial; where Slurm is silent, what the files say."""
+    from launch.sweeping import alive_jobs, read_jobs, trial_states
 
     submitted = read_jobs(sweep)
-    waiting: set[int] = set()
     try:
-        arrays = {job.partition("_")[0] for job in alive_jobs(submitted)} if submitted else set()
-        for entry in submitted:
-            if str(entry["job_id"]) in arrays:
-                waiting.update(n for n in entry.get("trials") or () if isinstance(n, int))
+        alive = alive_jobs(submitted) if submitted else {}
     except UsageError as error:
         notes.append(f"{error}; the states shown are what the files say")
-    found: dict[int, TrialState] = {}
-    for line in lines:
-        seen, job = files.get(line.run_id), jobs.get(line.run_id)
-        state = run_state(seen, job.state if job else None) if seen else "missing"
-        if state in ("interrupted", "failed") and pruned_at(sweep.run(line)) is not None:
-            state = "pruned"
-        found[line.number] = "queued" if state in OPEN and line.number in waiting else state
-    return found
+        alive = {}
+    known = {}
+    for name, seen in files.items():
+        job = jobs.get(name)
+        known[name] = run_state(seen, job.state if job else None)
+    return trial_states(sweep.runs, lines, known, submitted, alive)
 
 
 def _record(

@@ -6,12 +6,10 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from training.rundir import RunDir, Snapshot, State, json_lines, read_json, read_metrics, snapshot
-
-TrialState = State | Literal["missing", "pruned"]
-"""A trial that no worker took yet has no run directory: it is missing, or queued."""
+from training.rundir import RunDir, Snapshot, json_lines, read_json, read_metrics, snapshot
+from training.sweepdir import TrialState
 
 
 @dataclass(frozen=True)

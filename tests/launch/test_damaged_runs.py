@@ -115,4 +115,4 @@ def test_an_empty_folder_is_not_what_you_meant(damaged):
     done = glueline("status", "empty", "--runs", str(damaged), cwd=damaged)
     assert_refused(done, "holds no run", "remove it")
     done = glueline("status", "empti", "--runs", str(damaged), cwd=damaged)
-    assert "'empty'" not in done.stderr and "no run 'empti'" in done.stderr
+    assert "'empty'" not in done.stderr and "no run or sweep 'empti'" in done.stderr

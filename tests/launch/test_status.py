@@ -12,6 +12,7 @@ from launch.jobs import last_jobs
 from launch.slurm_site import JobInfo, SlurmSilent
 from launch.status import job_state, look, watch_run
 from tests.launch.commandline import ROOT, assert_refused, glueline
+from tests.launch.reporting import folders
 from training.rundir import RunDir, snapshot, write_json
 
 
@@ -165,3 +166,32 @@ def test_help_is_quick_and_imports_nothing_heavy(tmp_path):
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_sweep_with_a_trial_in_every_state(tmp_path):
+    folders.states(tmp_path / "runs")
+    done = glueline("status", "states", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    counts = "2 finished, 1 running, 1 queued, 2 failed, 1 damaged, 1 missing"
+    assert f"8 trials: {counts}" in done.stdout
+    assert "best     accuracy 0." in done.stdout and "global_batch=64 seed=" in done.stdout
+    assert "no memory for 2 GiB" in done.stdout, "the cause stands in the table of trials"
+    told = json.loads(glueline("status", "states", "--json", cwd=tmp_path).stdout)
+    assert told["states"]["failed"] == 2 and len(told["trials"]) == 8
+    assert told["trials"][7]["state"] == "missing" and told["trials"][0]["state"] == "finished"
+
+
+def test_in_the_table_of_all_a_sweep_is_a_line(tmp_path):
+    sweep = folders.batches(tmp_path / "runs", sizes=(32, 64), seeds=(1,))
+    make(tmp_path / "runs", "alone")
+    done = glueline("status", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    _, first, second = done.stdout.splitlines()
+    assert first.split()[:2] == ["batches", "finished"] and "4/4 trials" in first
+    assert second.startswith("alone")
+    assert len(glueline("status", "--trials", cwd=tmp_path).stdout.splitlines()) == 7
+    watched = glueline("status", "batches", "--watch", cwd=tmp_path)
+    assert watched.returncode == 0 and "4 trials: 4 finished" in watched.stdout
+    assert str(sweep.path) in watched.stdout and "report.py batches" in watched.stdout
+    assert_refused(glueline("status", "batchs", cwd=tmp_path), "no run or sweep", "'batches'")
+    assert_refused(glueline("logs", "batches", cwd=tmp_path), "is a sweep, not a run")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from slurm import handover, scontrol
+from slurm.allocation import Allocation
 from slurm.handover import hand_over
 from slurm.peers import Peers
 from slurm.signals import Signals
@@ -29,7 +30,7 @@ def asked(tmp_path, monkeypatch):
         signals = Signals()
         if own is not None:
             signals.pretend(own)
-        allocation = SimpleNamespace(slurm=True, job_id="7", hosts=["a", "b"])
+        allocation = Allocation("7", "7", ("a", "b"), node=0, cores=1, restarts=0, slurm=True)
         attempt: Any = SimpleNamespace(
             run_dir=run,
             number=0,

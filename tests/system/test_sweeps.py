@@ -19,7 +19,7 @@ from training.sweepdir import SweepDir, read_trials
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
 LINE = ["--task", "demo", "--model", "tiny", "--tracker", "none", "--cpus-per-node", "1"]
-LINE += ["--max-steps", "12", "--time", "30", "--set", "train.keep=results"]
+LINE += ["--max-steps", "12", "--time", "30"]
 GRID = ["--grid", "global_batch=16,64", "--grid", "lr_rule=fixed,sqrt", "--set"]
 GRID += ["optim.base_batch=16", "--seeds", "6", "--name", "s"]
 
@@ -52,6 +52,17 @@ def sweep(cluster, shared):
     def run(*words):
         words = (*LINE, *words, "--runs", str(shared / "runs"))
         return glueline("sweep", *words, cwd=shared, env=cluster.env(), timeout=180)
+
+    return run
+
+
+@pytest.fixture
+def typed(cluster, shared):
+    """Return any other command as one types it."""
+
+    def run(name, *words):
+        runs = ("--runs", str(shared / "runs"))
+        return glueline(name, *words, *runs, cwd=shared, env=cluster.env())
 
     return run
 
@@ -125,7 +136,7 @@ def test_every_trial_is_done_once_whatever_dies(cluster, shared, sweep):
     cluster.start_slurmd(record["host"])
 
 
-def test_large_sweeps_are_cut_into_arrays_and_can_be_extended(cluster, shared, sweep):
+def test_large_sweeps_are_cut_into_arrays_and_can_be_extended(cluster, sweep, typed):
     words = ["--hold", "--max-parallel", "10", "--name", "large", "--json"]
     done = sweep("--grid", "global_batch=16,32", "--seeds", "50", *words)
     assert done.returncode == 0, done.stderr
@@ -145,11 +156,18 @@ def test_large_sweeps_are_cut_into_arrays_and_can_be_extended(cluster, shared, s
     fewer = sweep("--grid", "global_batch=16,32", "--seeds", "49", *words)
     assert fewer.returncode == 2 and "4 trials that are not asked for now" in fewer.stderr
     assert "add --yes" in fewer.stderr
-    slurm(cluster, "scancel", "-u", "root")
+    assert "changed  seed: " in fewer.stderr
+    seen = typed("status", "large")
+    assert "102 trials: 102 queued" in seen.stdout and "and 62 more" in seen.stdout
+    table = typed("status")
+    assert "large  queued" in table.stdout and "0/102 trials" in table.stdout
+    done = typed("cancel", "large", "--yes")
+    assert done.returncode == 0 and "told to stop" in done.stdout, done.stderr
     # What was cancelled is missing, and the same line submits it.
     wait_for("the queue is not empty", lambda: not queue(cluster))
+    assert "is not running: 102 trials: 102 missing" in typed("cancel", "large").stdout
     dry = sweep("--grid", "global_batch=16,32", "--seeds", "51", "--name", "large", "--dry-run")
-    assert "102 missing" in dry.stdout and "core-hours" in dry.stdout
+    assert "102 to submit" in dry.stdout and "core-hours" in dry.stdout
 
 
 def test_several_trials_share_a_node(cluster, shared, sweep):
@@ -178,3 +196,32 @@ def test_a_trial_that_fails_stops_nothing_and_can_be_tried_again(cluster, shared
     assert len(again["jobs"]) == 1 and again["cost"]["trials"] == 1
     wait_for("a worker stays", lambda: not queue(cluster), 240)
     assert len(place.run(bad).attempt_numbers()) == 2
+
+
+def test_a_trial_or_the_whole_sweep_is_cancelled(cluster, shared, sweep, typed):
+    words = ["--seeds", "3", "--name", "long", "--max-steps", "4000", "--max-parallel", "1"]
+    assert sweep(*words).returncode == 0
+    place = SweepDir(shared / "runs" / ".sweeps" / "long")
+    runs = [place.run(trial) for trial in read_trials(place)]
+
+    def trains(number):
+        return (read_json(runs[number].progress) or {}).get("step", 0) > 0
+
+    wait_for("the first trial does not train", lambda: trains(0), 120)
+    assert "running" in typed("status", "long").stdout
+    done = typed("cancel", runs[0].run_id, "--yes")
+    assert "goes on with other trials of sweep long" in done.stdout, done.stderr
+    # The same worker takes the next one.
+    wait_for("the second trial does not train", lambda: trains(1), 120)
+    (record,) = node_records(runs[0], 0)
+    assert record["end"] == "interrupted"
+    assert node_records(runs[1], 0)[0]["job_id"] == record["job_id"]
+    done = typed("cancel", "long", "--yes")
+    assert done.returncode == 0, done.stderr
+    wait_for("a worker stays", lambda: not queue(cluster), 120)
+    told = json.loads(typed("status", "long", "--json").stdout)
+    assert [t["state"] for t in told["trials"]] == ["interrupted", "interrupted", "missing"]
+    assert not runs[2].path.exists()
+    again = sweep(*words, "--hold", "--json")
+    assert json.loads(again.stdout)["cost"]["trials"] == 3, again.stderr
+    typed("cancel", "long", "--yes")

@@ -16,8 +16,9 @@ from launch.reporting.cells import (
     reach,
     recommend,
 )
-from launch.reporting.records import Evaluation, Record, TrialState
+from launch.reporting.records import Evaluation, Record
 from tests.present import present
+from training.sweepdir import TrialState
 
 
 def record(score, state: TrialState = "finished", metric="accuracy", hours=1.0, **more):

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from launch.reporting.cells import Trial
-from launch.reporting.records import Record, TrialState
+from launch.reporting.records import Record
 from launch.reporting.scaling import PARTS, loss_shares, make_series
+from training.sweepdir import TrialState
 
 SHARES = {
     "padding_efficiency": 0.9,

@@ -1,0 +1,261 @@
+"""What `status` says of a sweep: its trials' states, the best one, and what to type next."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launch.existing import command_line
+from launch.reporting.records import higher_is_better
+from launch.sweeping import alive_jobs, count_text, read_jobs, trial_states
+from launch.view import View
+from slurm.search_file import unasked
+from training.config import UsageError
+from training.rundir import State
+from training.sweepdir import SweepDir, Trial, TrialState, read_trials
+
+SHOWN = 40
+"""Trials in the table of a sweep; beyond it only those that need a look."""
+WATCH_SECONDS = 5.0
+"""Between two looks at a sweep that is followed: thousands of files on a shared disk."""
+
+
+@dataclass(frozen=True)
+class SweepView:
+    """A sweep at one moment."""
+
+    sweep: SweepDir
+    trials: tuple[Trial, ...]
+    states: Mapping[int, TrialState]
+    views: Mapping[str, View]
+    """Of the runs that are there, by run id."""
+    jobs: tuple[str, ...] = ()
+    """The arrays that are queued or running."""
+    unasked: int = 0
+    """Trials that a search is still to ask for."""
+
+    @property
+    def name(self) -> str:
+        """The sweep's name."""
+        return self.sweep.name
+
+    @property
+    def live(self) -> bool:
+        """Whether anything of it is queued or running."""
+        asking = bool(self.jobs and self.unasked)
+        return asking or any(state in ("queued", "running") for state in self.states.values())
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to run: all finished, or ended early by a search."""
+        return not self.unasked and set(self.states.values()) <= {"finished", "pruned"}
+
+    @property
+    def finished(self) -> int:
+        """Trials that finished."""
+        return sum(state == "finished" for state in self.states.values())
+
+    @property
+    def state(self) -> str:
+        """One word for all of it, as a run has one."""
+        counts = Counter(self.states.values())
+        for state in ("running", "queued", "failed", "damaged", "interrupted"):
+            if counts[state]:
+                return state
+        if self.jobs and self.unasked:
+            return "running"
+        return "finished" if self.done else "interrupted" if self.unasked else "created"
+
+    def best(self) -> tuple[Trial, View] | None:
+        """Return the finished trial with the best score; None where there is none.
+
+        Of several tasks there is no best one: their scores do not compare.
+        """
+        found = [
+            (trial, seen)
+            for trial in self.trials
+            if self.states[trial.number] == "finished"
+            and (seen := self.views.get(trial.run_id))
+            and seen.value is not None
+        ]
+        if not found or len({str(trial.axes.get("task")) for trial in self.trials}) > 1:
+            return None
+        return max(found, key=lambda pair: _goodness(pair[1]))
+
+    def plain(self) -> dict[str, Any]:
+        """Return it ready for JSON."""
+        best = self.best()
+        return {
+            "sweep": self.name,
+            "path": str(self.sweep.path),
+            "state": self.state,
+            "states": dict(Counter(self.states.values())),
+            "jobs": list(self.jobs),
+            "best": best[0].run_id if best else None,
+            "trials": [
+                {
+                    "number": trial.number,
+                    "axes": trial.axes,
+                    **(seen.plain() if (seen := self.views.get(trial.run_id)) else {}),
+                    "run_id": trial.run_id,
+                    "state": self.states[trial.number],
+                }
+                for trial in self.trials
+            ],
+        }
+
+
+def view_sweeps(sweeps: Sequence[SweepDir], views: Mapping[str, View]) -> list[SweepView]:
+    """Return how sweeps are; one question to Slurm for all. Where it is silent, what files say.
+
+    Args:
+        sweeps: the sweeps.
+        views: of all runs that are there, by run id.
+    """
+    trials = {sweep.name: read_trials(sweep) for sweep in sweeps}
+    jobs = {sweep.name: read_jobs(sweep) for sweep in sweeps}
+    open_jobs = [
+        entry
+        for sweep in sweeps
+        for entry in jobs[sweep.name]
+        if unasked(sweep, trials[sweep.name])
+        or any(
+            (v := views.get(t.run_id)) is None or v.state != "finished" for t in trials[sweep.name]
+        )
+    ]
+    try:
+        alive = alive_jobs(open_jobs) if open_jobs else {}
+    except UsageError as error:
+        print(f"note: {error}; shown is what the files say", file=sys.stderr)
+        alive = {}
+    found = []
+    for sweep in sweeps:
+        mine = {str(entry["job_id"]) for entry in jobs[sweep.name]}
+        here = [job for job in alive if job.partition("_")[0] in mine]
+        known: dict[str, State] = {
+            t.run_id: v.state for t in trials[sweep.name] if (v := views.get(t.run_id))
+        }
+        found.append(
+            SweepView(
+                sweep,
+                tuple(trials[sweep.name]),
+                trial_states(sweep.runs, trials[sweep.name], known, jobs[sweep.name], here),
+                {t.run_id: views[t.run_id] for t in trials[sweep.name] if t.run_id in views},
+                tuple(sorted({job.partition("_")[0] for job in here}, key=int)),
+                unasked(sweep, trials[sweep.name]),
+            )
+        )
+    return found
+
+
+def look_at_sweep(sweep: SweepDir) -> SweepView:
+    """Return how one sweep is."""
+    from launch.status import look
+
+    runs = [run for trial in read_trials(sweep) if (run := sweep.run(trial)).path.is_dir()]
+    return view_sweeps([sweep], {seen.run_id: seen for seen in look(runs)})[0]
+
+
+def describe_sweep(seen: SweepView) -> str:
+    """Return a sweep in a few lines; its table is beside it."""
+    more = f", {seen.unasked} more to be asked for" if seen.unasked else ""
+    rows = [
+        ("sweep", seen.name),
+        ("state", f"{len(seen.trials)} trials: {count_text(seen.states)}{more}"),
+    ]
+    if seen.jobs:
+        rows.append(("job", ", ".join(seen.jobs)))
+    rows.append(("folder", str(seen.sweep.path)))
+    if best := seen.best():
+        trial, run = best
+        rows.append(("best", f"{run.metric} {run.value:.4f}  {trial.words}  ({run.run_id})"))
+    where = _where(seen.sweep)
+    if seen.finished:
+        rows.append(("report", command_line("report", seen.name, *where)))
+    if not seen.live and not seen.done and (line := _line(seen.sweep)):
+        failed = "failed" in seen.states.values()
+        rows.append(("rest", command_line("sweep", *line, *(["--retry-failed"] if failed else []))))
+    return "\n".join(f"{name:<8} {value}" for name, value in rows)
+
+
+def table_of(seen: SweepView) -> tuple[list[list[str]], int]:
+    """Return rows of a table of trials (number, what varies, state, job, step, metric, cause),
+    and how many are left out of it.
+
+    Of many trials, those that run or went wrong come first, then the best ones.
+    """
+    trials = list(seen.trials)
+    if len(trials) > SHOWN:
+
+        def rank(trial: Trial) -> tuple[int, float]:
+            state = seen.states[trial.number]
+            order = ("failed", "damaged", "interrupted", "running", "finished")
+            run = seen.views.get(trial.run_id)
+            place = order.index(state) if state in order else len(order)
+            return place, -_goodness(run) if run else 0.0
+
+        trials = sorted(sorted(trials, key=rank)[:SHOWN], key=lambda t: t.number)
+    rows = []
+    for trial in trials:
+        run = seen.views.get(trial.run_id)
+        step = "" if run is None or run.step is None else str(run.step)
+        if step and run and run.total_steps and run.state != "finished":
+            step += f"/{run.total_steps}"
+        metric = f"{run.metric} {run.value:.4f}" if run and run.value is not None else ""
+        state, job = seen.states[trial.number], (run.job_id or "") if run else ""
+        cause = (run.cause or "") if run else ""
+        rows.append([str(trial.number), trial.words, state, job, step, metric, cause])
+    return rows, len(seen.trials) - len(rows)
+
+
+def watch_sweep(sweep: SweepDir) -> int:
+    """Print a line whenever a sweep's counts change, until nothing of it runs or waits.
+
+    Returns:
+        0 if every trial finished, 1 if not, 130 if a person stopped following.
+    """
+    told = ""
+    try:
+        while True:
+            seen = look_at_sweep(sweep)
+            text = f"{len(seen.trials)} trials: {count_text(seen.states)}"
+            if text != told:
+                print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
+                told = text
+            if not seen.live:
+                break
+            time.sleep(WATCH_SECONDS)
+    except KeyboardInterrupt:
+        print(f"the sweep goes on; to see how it is: {command_line('status', sweep.name)}")
+        return 130
+    print(describe_sweep(seen))
+    return 0 if seen.finished == len(seen.trials) else 1
+
+
+def _goodness(run: View) -> float:
+    """Return a number that is higher the better a run's score is."""
+    if run.value is None:
+        return -math.inf
+    return run.value if higher_is_better(run.metric or "") else -run.value
+
+
+def _where(sweep: SweepDir) -> list[str]:
+    return [] if sweep.runs == Path("runs").absolute() else ["--runs", str(sweep.runs)]
+
+
+def _line(sweep: SweepDir) -> list[str]:
+    """Return the words that the sweep was asked for with last; empty where that is not known."""
+    import yaml
+
+    try:
+        asked = yaml.safe_load(sweep.spec.read_text(encoding="utf-8"))["asked"]["line"]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return []
+    drop = ("--yes", "--retry-failed", "--json", "--hold")
+    return [str(word) for word in asked if word not in drop]
