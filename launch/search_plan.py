@@ -104,8 +104,10 @@ def _options(search: Search, found: Compiled) -> list[Option]:
 
 def _check_evaluations(made: CompiledSearch) -> None:
     """Raise `UsageError` where a pruner would have no score before a trial's end."""
+    keys = {axis.name: axis.key for axis in made.file.search.axes if axis.light}
     for option in made.file.parts:
-        train = made.found.bases[option.base].resolved.config.train
+        values = {keys[name]: value for name, value in option.when.items() if name in keys}
+        train = made.found.bases[option.base].resolved.config.with_values(values).train
         plan = made.found.plans[option.plan]
         every = plan.steps_per_epoch if train.eval_every == "epoch" else train.eval_every
         if plan.steps is None or every is None or every < plan.steps:

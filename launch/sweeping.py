@@ -154,16 +154,20 @@ def trial_states(
     """
     arrays = {job.partition("_")[0] for job in alive}
     waiting: set[Any] = set()
+    searching = False
     for entry in submitted:
         if str(entry["job_id"]) in arrays:
             waiting.update(entry.get("trials") or ())
+            # Workers of a search take whatever trial there is.
+            searching = searching or "target" in entry
     found: dict[int, TrialState] = {}
     for trial in trials:
         state: TrialState = known.get(trial.run_id, "missing")
         ended = state in ("interrupted", "failed")
         if ended and pruned_at(RunDir(runs / trial.run_id)) is not None:
             state = "pruned"
-        found[trial.number] = "queued" if state in OPEN and trial.number in waiting else state
+        comes = searching or trial.number in waiting
+        found[trial.number] = "queued" if state in OPEN and comes else state
     return found
 
 

@@ -53,6 +53,7 @@ class Turn:
                 return True
             found = self._look()
             if found is None:
+                time.sleep(0.001)
                 continue  # given back just now
             if found != seen:
                 seen, since = found, time.monotonic()
