@@ -17,7 +17,7 @@ from training.config import UsageError
 from training.rundir import read_json, read_metrics, write_json
 from training.sweepdir import SweepDir, Trial
 
-LOOK_SECONDS = 2.0
+LOOK_SECONDS = 1.0
 """How often the run's scores are looked at."""
 WHOLE = 100
 """Optuna is told of a run's way in hundredths of its steps: trials of other batch sizes have
