@@ -157,7 +157,7 @@ def test_more_trials_go_on_with_the_study(tmp_path: Path) -> None:
     (last,) = last_runs(sweep)
     assert last.number == 2 and last.values["optim.lr"] == trial_rate(sweep, last.best_of)
     assert last_runs(sweep) == [last] and ask(sweep) is None
-    value = read_json(sweep.search)
+    value = read_json(sweep.search) or {}
     value["search"]["trials"] = 3
     write_json(sweep.search, value)
     more = ask(sweep)
