@@ -39,12 +39,25 @@ def missing(marker: str) -> str | None:
     return None
 
 
+LONG = ("slurm/test_chaos", "slurm/test_agent_slurm", "system/test_card_line")
+LONG += ("training/test_resume", "training/test_loop", "system/test_sweeps", "training/test_exact")
+"""Files that take minutes, the longest first: begun last they would keep one core idle."""
+
+
+def _turn(item: pytest.Item) -> tuple[int, bool]:
+    """Return when an item's file comes; those on Slurm mostly wait, while others compute."""
+    name = str(item.path.relative_to(ROOT / "tests").with_suffix(""))
+    # The sort must keep a file's items together: xdist deals whole files.
+    slurm = item.get_closest_marker("slurm") is not None
+    return (LONG.index(name) if name in LONG else len(LONG)), not slurm
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what this machine cannot run; where CI is set nothing is skipped, so it fails.
 
-    Tests on Slurm come first: they are long, and mostly wait while another file computes.
+    The long ones come first, see `LONG`.
     """
-    items.sort(key=lambda item: item.get_closest_marker("slurm") is None)
+    items.sort(key=_turn)
     if os.environ.get("CI"):
         return
     for marker in ("slurm", "minilm"):

@@ -114,6 +114,6 @@ def plain_record(record: Record) -> dict[str, Any]:
         "cause": record.cause or None,
         "log": record.log or None,
         "throughput": dict(record.throughput) or None,
-        "noise_scale": dict(record.noise) or None,
+        "noise": dict(record.noise) or None,
         "evaluations": [vars(e) for e in record.evaluations],
     }

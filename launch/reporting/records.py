@@ -169,7 +169,7 @@ def read_record(
         attempts=tuple(attempts),
         evaluations=tuple(read_evaluations(run, config, results, plan, metric, attempts, rates)),
         throughput=mapping(results.get("throughput")),
-        noise=mapping(results.get("noise_scale")),
+        noise=mapping(results.get("noise")),
         config=config,
         results=results,
         plan=plan,

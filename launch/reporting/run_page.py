@@ -87,9 +87,9 @@ def summary(record: Record) -> list[tuple[str, str]]:
     if speed := number(record.throughput.get("examples_per_second")):
         found.append((svg.number(speed), "examples a second"))
     if scale := number(record.noise.get("scale")):
-        error = number(record.noise.get("stderr"))
-        more = f" ±{svg.number(error)} (standard error)" if error else ""
-        found.append((svg.number(scale), f"critical batch predicted by gradient noise{more}"))
+        low, high = (number(record.noise.get(key)) for key in ("low", "high"))
+        ends = f"{svg.number(low or 0.0)} to " + (svg.number(high) if high else "no bound")
+        found.append((svg.number(scale), f"critical batch predicted by gradient noise ({ends})"))
     return found
 
 

@@ -234,7 +234,7 @@ def _critical(part: Part) -> Iterable[str]:
         "arXiv:1812.06162); Emin/Smin is the critical batch, where a run takes twice the fewest "
         "steps and twice the fewest examples. The interval is Student's t on its logarithm. "
         "Predicted: trace of the gradient's covariance over its squared length, as the runs "
-        "measured it (noise_scale in results.json).",
+        "measured it (noise in results.json).",
         "said",
     )
     if all(c.predicted is None for c in part.critical):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from . import svg
-from .cells import BATCH, RANKS, Cell, axis_key, shown
+from .cells import BATCH, RANKS, Cell, axis_key, noise_mean, shown
 from .charts import Axis, Bar, Curve, Point, Rule, line_chart, stacked_chart
 from .parts import Part, pairs
 from .scaling import PARTS, Series
@@ -17,6 +17,8 @@ from .tables import rate, score
 MOST_LINES = 6
 """In one plot: more cannot be told apart without colour."""
 MOST_PANELS = 8
+REACH = 4
+"""How far beyond the batches that were run a predicted one is still drawn, as a factor."""
 SEARCHED = 8
 """An axis of more numbers than that was searched: it makes points, not lines."""
 Figure = tuple[str, str]
@@ -193,8 +195,12 @@ def score_ends(part: Part, values: Sequence[float]) -> tuple[float, float]:
 
 
 def cost_plots(part: Part, panel: Panel, x: Across) -> list[Figure]:
-    """Return steps, examples, seconds and hours to the target; only of cells that all reach it."""
+    """Return steps, examples, seconds and hours to the target; only of cells that all reach it.
+
+    Where steps and examples bend is what the gradients' noise predicts: its mark is in both.
+    """
     figures = []
+    predicted = noise_marks(part, x)
     labels = {
         "steps": "optimizer steps",
         "examples": "training examples",
@@ -209,9 +215,24 @@ def cost_plots(part: Part, panel: Panel, x: Across) -> list[Figure]:
         curves = _curves(panel, x, of, _tell)
         capital = label if label[:3] == "GPU" else label.capitalize()
         name = _caption(f"{capital} to {part.metric} {part.target:g}", panel)
-        chart = line_chart(name, Axis(x.label, x.kind), Axis(label, "log10"), curves)
+        rules = predicted if key in ("steps", "examples") else []
+        chart = line_chart(name, Axis(x.label, x.kind), Axis(label, "log10"), curves, rules)
         figures.append((name, chart))
     return figures
+
+
+def noise_marks(part: Part, x: Across) -> list[Rule]:
+    """Return a line at the critical batch that gradient noise predicts, if it is near the batches.
+
+    One line for all: the noise is the task's and the model's, not the rule's.
+    """
+    batches = [c.batch for c in part.cells if c.batch]
+    found = noise_mean(part.cells)
+    if axis_key(x.axis) != BATCH or found is None or not batches:
+        return []
+    if not min(batches) / REACH <= found.value <= max(batches) * REACH:
+        return []
+    return [Rule(found.value, f"noise scale {svg.number(found.value)}", vertical=True)]
 
 
 def _caption(words: str, panel: Panel) -> str:

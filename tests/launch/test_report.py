@@ -12,8 +12,9 @@ import pytest
 
 from launch import report as command
 from launch.main import run_command
+from training.noise import Estimate, NoiseTotals
 from training.rundir import RunDir
-from training.sweepdir import SweepDir, sweeps_folder
+from training.sweepdir import SweepDir, read_trials, sweeps_folder
 
 from .commandline import ROOT, assert_refused, clean_environment, glueline
 from .reporting import folders
@@ -253,3 +254,14 @@ def test_it_is_quick_and_imports_no_torch(made, tmp_path):
         capture_output=True, text=True, env=clean_environment(PYTHONPATH=str(ROOT)), timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_noise_is_read_as_runs_write_it(made):
+    totals = NoiseTotals()
+    for square in (0.9, 1.1):
+        totals.add(Estimate(square, 64.0))
+    written = totals.summary()
+    read = json.loads(made.run(read_trials(made)[0]).results.read_text())["noise"]
+    assert written is not None and set(written) == set(read)
+    page = (made.path / "report.html").read_text()
+    assert "predicted by gradient noise" in page and "noise scale 1" in page

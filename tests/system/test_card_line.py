@@ -72,10 +72,8 @@ def screen_of_wandb(folder: Path, seconds: float = 15.0) -> str:
                 os.write(terminal, b"\x1b[1;1R")  # it asks where the cursor is
     os.write(terminal, b"q")
     os.close(terminal)
-    try:
-        os.kill(pid, 9)
-    except ProcessLookupError:
-        pass
+    with suppress(ProcessLookupError):
+        os.killpg(pid, 9)  # what it started too
     os.waitpid(pid, 0)
     return seen.decode(errors="replace")
 

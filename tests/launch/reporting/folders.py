@@ -226,12 +226,13 @@ def write_results(
     }
     if law.scale is not None:
         seen = law.scale * (1 + 0.05 * _random(made).gauss(0, 1))
-        found["noise_scale"] = {
-            "g2": 0.01,
+        found["noise"] = {
+            "steps": 20,
+            "gradient_square": 0.01,
             "trace": 0.01 * seen,
             "scale": seen,
-            "stderr": 0.1 * seen,
-            "measurements": 20,
+            "low": 0.8 * seen,
+            "high": 1.3 * seen,
         }
     write_json(run.results, found)
     run.predictions.mkdir(exist_ok=True)
