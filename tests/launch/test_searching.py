@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from launch import searching, sweeping
 from launch.search_plan import difference
 from launch.sweep_view import describe_sweep, view_sweeps
-from launch.sweeping import count_text, trial_states
+from launch.sweeping import Packing, count_text, trial_states
 from slurm.search import ask, last_runs
 from slurm.search_file import read_search
-from tests.slurm.searches import BATCH, DECAY, LR, finish, make_search
+from tests.slurm.searches import BATCH, DECAY, LR, config, finish, make_search
 from training.rundir import write_json
 from training.sweepdir import read_trials
 
@@ -76,3 +78,26 @@ def test_trials_of_another_space_do_not_compare(tmp_path: Path) -> None:
     assert difference(old, more) is None
     assert difference(old, other) == "another space"
     assert difference(old, all_rows) == "another fraction of the rows"
+
+
+@pytest.mark.parametrize(("nodes", "calls"), [(1, [[0, 1, 2]]), (2, [[0, 1, 2], [3, 4]])])
+def test_last_runs_of_several_nodes_wait_for_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nodes: int, calls: list[list[int]]
+) -> None:
+    sweep = make_search(tmp_path, trials=3, fraction=0.5, finish=2)
+    found = read_search(sweep)
+    assert found is not None
+    cluster = replace(config().cluster, nodes=nodes)
+    base = SimpleNamespace(config=replace(config(), cluster=cluster))
+    made = SimpleNamespace(file=found, found=SimpleNamespace(bases={"part": base}))
+    seen = []
+
+    def submitted(_, __, numbers, packing, after, bases, target):
+        seen.append((list(numbers), after, target))
+        return [str(70 + len(seen))]
+
+    monkeypatch.setattr(sweeping, "submit_trials", submitted)
+    jobs = searching._submit(sweep, made, [], 3, 2, Packing(), {})  # pyright: ignore[reportArgumentType]
+    assert [numbers for numbers, _, _ in seen] == calls and len(jobs) == len(calls)
+    assert [after for _, after, _ in seen] == [None, "71"][: len(calls)]
+    assert {target for _, _, target in seen} == {3}
