@@ -22,10 +22,13 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from training.config import RunConfig, UsageError, nearest
 from training.config.schema import leaves
+
+if TYPE_CHECKING:
+    from slurm.search_file import Search
 
 NAMED = ("task", "model")
 """Axes that are no key of the configuration: each value stands for a file of many."""
@@ -47,9 +50,15 @@ class Spec:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """Values that all trials have, by dotted key."""
     name: str | None = None
+    search: Search | None = None
+    """What is searched, instead of axes and points."""
 
     def plain(self) -> dict[str, Any]:
         """Return the sweep as its file holds it."""
+        if self.search is not None:
+            from .search_space import plain
+
+            return {"set": dict(self.fixed), "search": plain(self.search)}
         return {
             "set": dict(self.fixed),
             "grid": {k: list(v) for k, v in self.axes.items()},
@@ -113,7 +122,12 @@ def spec_of_file(values: Mapping[str, Any], where: str) -> Spec:
         _add(axes, SEED, seeds(values["seeds"], f"{where}: seeds"), where)
     points = tuple(_points(values, "points", where))
     exclude = tuple(_points(values, "exclude", where))
-    spec = Spec(axes, points, exclude, fixed, values.get("name"))
+    search = None
+    if "search" in values:
+        from .search_space import search_of
+
+        search = search_of(values["search"], f"{where}: search")
+    spec = Spec(axes, points, exclude, fixed, values.get("name"), search)
     check(spec, where)
     return spec
 
@@ -138,7 +152,7 @@ def with_flags(spec: Spec, grid: Sequence[str], count: int | None, where: str = 
         for other in [a for a in axes if key_of(a, where) == key_of(name, where)]:
             del axes[other]
         axes[name] = values
-    found = Spec(axes, spec.points, spec.exclude, spec.fixed, spec.name)
+    found = Spec(axes, spec.points, spec.exclude, spec.fixed, spec.name, spec.search)
     check(found, where)
     return found
 
@@ -172,11 +186,24 @@ def check(spec: Spec, where: str) -> None:
     for key in spec.fixed:
         if said := (setters | in_points).get(key):
             raise UsageError(f"{where}: set and {said} both set {key}")
-    if not spec.axes and not spec.points:
+    if spec.search is not None:
+        _check_search(spec, where)
+    elif not spec.axes and not spec.points:
         raise UsageError(
             f"{where}: there is nothing to vary: use --grid KEY=V1,V2, --seeds N, or a file "
             "with 'grid'"
         )
+
+
+def _check_search(spec: Spec, where: str) -> None:
+    assert spec.search is not None
+    if spec.axes or spec.points:
+        what = next(iter(spec.axes), "points")
+        hint = ": use finish_seeds" if what == SEED else ""
+        raise UsageError(f"{where}: search and {what} contradict each other: leave one out{hint}")
+    for axis in spec.search.axes:
+        if axis.key in spec.fixed:
+            raise UsageError(f"{where}: set and the search's axis {axis.name} both set {axis.key}")
 
 
 def expand(spec: Spec) -> list[dict[str, Any]]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from launch.trials import Compiled
     from training.sweepdir import SweepDir, Trial
 
+SEARCH_FLAGS = ("trials", "sampler", "pruner", "fraction", "finish")
 SHOWN = 12
 """Trials that a dry run lists."""
 
@@ -43,6 +44,29 @@ SHOWN = 12
     help="Vary a flag (global_batch=32,128) or any key (optim.beta2=0.98,0.999). Repeatable.",
 )
 @click.option("--seeds", cls=FlagOption, type=int, metavar="N", help="Each with seeds 1 to N.")
+@click.option(
+    "--search",
+    cls=FlagOption,
+    metavar="KEY=LOW..HIGH[:log]",
+    multiple=True,
+    help="Search a range, or some values (KEY=V1,V2), instead of a grid. Repeatable.",
+)
+@click.option("--trials", cls=FlagOption, type=int, metavar="N", help="Trials of a search.")
+@click.option(
+    "--sampler", cls=FlagOption, metavar="NAME", help="tpe, random or grid.  [default: tpe]"
+)
+@click.option(
+    "--pruner",
+    cls=FlagOption,
+    metavar="NAME",
+    help="none, median or successive-halving.  [default: none]",
+)
+@click.option(
+    "--fraction", cls=FlagOption, type=float, metavar="F", help="Search on F of the training rows."
+)
+@click.option(
+    "--finish", cls=FlagOption, type=int, metavar="N", help="Best N on all rows.  [default: 1]"
+)
 @click.option("--name", cls=FlagOption, metavar="NAME", help="The sweep's name.  [default: FILE's]")
 @click.option(
     "--max-parallel",
@@ -69,11 +93,12 @@ SHOWN = 12
 def sweep(request: Request, file: str | None, **how: Any) -> int:
     """Submit many runs that differ in batch, learning rate, seed, …, as one Slurm array.
 
-    FILE is a YAML file with `grid`, `seeds`, … (docs/sweeps.md). The same line again submits what
-    is missing: finished trials are not run again.
+    FILE is a YAML file with `grid`, `seeds`, … (docs/sweeps.md), or `search` (docs/search.md). The
+    same line again submits what is missing: finished trials are not run again.
     """
     from launch.grid import Spec, spec_of_file, with_flags
     from launch.presets import read_yaml
+    from launch.search_space import with_flags as search_flags
     from launch.sweeping import Packing
     from launch.trials import compile_sweep
 
@@ -83,10 +108,15 @@ def sweep(request: Request, file: str | None, **how: Any) -> int:
         if not path.is_file():
             raise UsageError(f"there is no sweep file {file}")
         spec = spec_of_file(read_yaml(path), file)
-    spec = with_flags(spec, how["grid"], how["seeds"])
+    search = search_flags(spec.search, how["search"], {k: how[k] for k in SEARCH_FLAGS})
+    spec = with_flags(replace(spec, search=search), how["grid"], how["seeds"])
+    packing = Packing(how["pack"], how["max_parallel"], how["hold"])
+    if spec.search is not None:
+        from launch.searching import run_search
+
+        return run_search(request, spec, file, packing, how)
     found = compile_sweep(request, spec)
     name = how["name"] or spec.name or (Path(file).stem if file else _own_name(found, spec))
-    packing = Packing(how["pack"], how["max_parallel"], how["hold"])
     return _run(request, spec, found, _folder(found, name), packing, how)
 
 
@@ -123,6 +153,8 @@ def _run(
     from launch import sweeping
     from training.sweepdir import read_trials
 
+    if place.search.exists():
+        raise UsageError(f"sweep {place.name} is a search: give the grid another --name")
     trials, removed = sweeping.merged(place, found)
     states = sweeping.states(place, trials)
     wanted = [t for t in trials if states[t.number] in sweeping.OPEN]

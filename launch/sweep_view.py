@@ -15,6 +15,7 @@ from launch.existing import command_line
 from launch.reporting.records import higher_is_better
 from launch.sweeping import alive_jobs, count_text, read_jobs, trial_states
 from launch.view import View
+from slurm.search_file import unasked
 from training.config import UsageError
 from training.rundir import State
 from training.sweepdir import SweepDir, Trial, TrialState, read_trials
@@ -36,6 +37,8 @@ class SweepView:
     """Of the runs that are there, by run id."""
     jobs: tuple[str, ...] = ()
     """The arrays that are queued or running."""
+    unasked: int = 0
+    """Trials that a search is still to ask for."""
 
     @property
     def name(self) -> str:
@@ -45,7 +48,13 @@ class SweepView:
     @property
     def live(self) -> bool:
         """Whether anything of it is queued or running."""
-        return any(state in ("queued", "running") for state in self.states.values())
+        asking = bool(self.jobs and self.unasked)
+        return asking or any(state in ("queued", "running") for state in self.states.values())
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to run: all finished, or ended early by a search."""
+        return not self.unasked and set(self.states.values()) <= {"finished", "pruned"}
 
     @property
     def finished(self) -> int:
@@ -59,7 +68,9 @@ class SweepView:
         for state in ("running", "queued", "failed", "damaged", "interrupted"):
             if counts[state]:
                 return state
-        return "finished" if counts["finished"] == len(self.states) else "created"
+        if self.jobs and self.unasked:
+            return "running"
+        return "finished" if self.done else "interrupted" if self.unasked else "created"
 
     def best(self) -> tuple[Trial, View] | None:
         """Return the finished trial with the best score; None where there is none.
@@ -113,7 +124,8 @@ def view_sweeps(sweeps: Sequence[SweepDir], views: Mapping[str, View]) -> list[S
         entry
         for sweep in sweeps
         for entry in jobs[sweep.name]
-        if any(
+        if unasked(sweep, trials[sweep.name])
+        or any(
             (v := views.get(t.run_id)) is None or v.state != "finished" for t in trials[sweep.name]
         )
     ]
@@ -133,9 +145,10 @@ def view_sweeps(sweeps: Sequence[SweepDir], views: Mapping[str, View]) -> list[S
             SweepView(
                 sweep,
                 tuple(trials[sweep.name]),
-                trial_states(trials[sweep.name], known, jobs[sweep.name], here),
+                trial_states(sweep.runs, trials[sweep.name], known, jobs[sweep.name], here),
                 {t.run_id: views[t.run_id] for t in trials[sweep.name] if t.run_id in views},
                 tuple(sorted({job.partition("_")[0] for job in here}, key=int)),
+                unasked(sweep, trials[sweep.name]),
             )
         )
     return found
@@ -151,9 +164,10 @@ def look_at_sweep(sweep: SweepDir) -> SweepView:
 
 def describe_sweep(seen: SweepView) -> str:
     """Return a sweep in a few lines; its table is beside it."""
+    more = f", {seen.unasked} more to be asked for" if seen.unasked else ""
     rows = [
         ("sweep", seen.name),
-        ("state", f"{len(seen.trials)} trials: {count_text(seen.states)}"),
+        ("state", f"{len(seen.trials)} trials: {count_text(seen.states)}{more}"),
     ]
     if seen.jobs:
         rows.append(("job", ", ".join(seen.jobs)))
@@ -164,7 +178,7 @@ def describe_sweep(seen: SweepView) -> str:
     where = _where(seen.sweep)
     if seen.finished:
         rows.append(("report", command_line("report", seen.name, *where)))
-    if not seen.live and seen.finished < len(seen.trials) and (line := _line(seen.sweep)):
+    if not seen.live and not seen.done and (line := _line(seen.sweep)):
         failed = "failed" in seen.states.values()
         rows.append(("rest", command_line("sweep", *line, *(["--retry-failed"] if failed else []))))
     return "\n".join(f"{name:<8} {value}" for name, value in rows)

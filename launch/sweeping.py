@@ -20,12 +20,14 @@ import yaml
 from slurm.claims import read_claims, take_over
 from slurm.scontrol import Refused, Silent, ask
 from training.config import RunConfig, UsageError
-from training.rundir import State, read_json, run_state, snapshot, write_atomic, write_json
-from training.sweepdir import SweepDir, Trial, TrialState, read_trials
+from training.rundir import RunDir, State, read_json, run_state, snapshot, write_atomic, write_json
+from training.sweepdir import SweepDir, Trial, TrialState, pruned_at, read_trials
 
 from .slurm_site import QUEUED
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .grid import Spec
     from .preparation import Inputs
     from .trials import Compiled
@@ -129,10 +131,11 @@ def states(sweep: SweepDir, trials: Iterable[Trial]) -> dict[int, TrialState]:
             last = files.jobs[-1] if files.jobs else {}
             job = "" if last.get("released") else str(last.get("job_id", ""))
             known[trial.run_id] = run_state(files, alive.get(job, "gone"))
-    return trial_states(trials, known, submitted, alive)
+    return trial_states(sweep.runs, trials, known, submitted, alive)
 
 
 def trial_states(
+    runs: Path,
     trials: Iterable[Trial],
     known: Mapping[str, State],
     submitted: Iterable[Mapping[str, Any]],
@@ -143,6 +146,7 @@ def trial_states(
     One that nobody runs is `queued` while a worker that was submitted for it may come.
 
     Args:
+        runs: the runs folder.
         trials: of the sweep.
         known: states of the runs that are there, by run id.
         submitted: the sweep's arrays.
@@ -150,13 +154,20 @@ def trial_states(
     """
     arrays = {job.partition("_")[0] for job in alive}
     waiting: set[Any] = set()
+    searching = False
     for entry in submitted:
         if str(entry["job_id"]) in arrays:
             waiting.update(entry.get("trials") or ())
+            # Workers of a search take whatever trial there is.
+            searching = searching or "target" in entry
     found: dict[int, TrialState] = {}
     for trial in trials:
         state: TrialState = known.get(trial.run_id, "missing")
-        found[trial.number] = "queued" if state in OPEN and trial.number in waiting else state
+        ended = state in ("interrupted", "failed")
+        if ended and pruned_at(RunDir(runs / trial.run_id)) is not None:
+            state = "pruned"
+        comes = searching or trial.number in waiting
+        found[trial.number] = "queued" if state in OPEN and comes else state
     return found
 
 
@@ -285,6 +296,7 @@ def submit_trials(
     packing: Packing,
     after: str | None = None,
     bases: tuple[str, ...] = (),
+    target: int | None = None,
 ) -> list[str]:
     """Submit workers for some trials; return the ids of the arrays, or of the local job.
 
@@ -295,6 +307,7 @@ def submit_trials(
         packing: how they share the nodes.
         after: a job that must have ended before.
         bases: those of these trials, where other trials need other nodes.
+        target: of a search: how many trials its workers ask for in all.
 
     Raises:
         UsageError: Slurm refuses; arrays that it took before stay, and are in `jobs.json`.
@@ -319,6 +332,7 @@ def submit_trials(
             "sweep": sweep.name,
             # Any worker takes any trial: all of them stand for all.
             "trials": list(numbers),
+            **({} if target is None else {"target": target}),
         }
         write_json(sweep.jobs, {"jobs": [*read_jobs(sweep), entry]})
         ids.append(job)
@@ -339,7 +353,7 @@ def count_text(found: Mapping[int, str], missing: str = "missing") -> str:
         missing: the word for those that have no run yet.
     """
     counts = Counter(found.values())
-    order = ["finished", "running", "queued", "failed", "interrupted", "created", "damaged"]
+    order = "finished running queued failed pruned interrupted created damaged".split()
     parts = [f"{counts[s]} {s}" for s in order if counts[s]]
     parts += [f"{counts['missing']} {missing}"] if counts["missing"] else []
     return ", ".join(parts) or "none"

@@ -71,11 +71,24 @@ def claim(sweep: SweepDir, trial: Trial, worker: Worker) -> bool:
     Raises:
         OSError: the folder cannot be written.
     """
-    place = sweep.claim(trial.number)
+    return publish(sweep.claim(trial.number), _text(worker), f"{worker.job}.{worker.lane}")
+
+
+def publish(place: Path, text: str, who: str = "") -> bool:
+    """Make a file with its content at once, unless it is there; return whether it was we who did.
+
+    Args:
+        place: the file.
+        text: its content.
+        who: tells the temporary names of several hosts apart.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
     if place.exists():
         return False
-    mine = place.with_name(f".{trial.number}.{worker.job}.{worker.lane}.{os.getpid()}")
-    write_atomic(mine, _text(worker))
+    mine = place.with_name(f".{place.stem}.{who}.{socket.gethostname()}.{os.getpid()}")
+    write_atomic(mine, text)
     try:
         # Complete at once, and only if there is none: also on network file systems.
         os.link(mine, place)
@@ -87,7 +100,7 @@ def claim(sweep: SweepDir, trial: Trial, worker: Worker) -> bool:
         except FileExistsError:
             return False
         with os.fdopen(descriptor, "w") as file:
-            file.write(_text(worker))
+            file.write(text)
     finally:
         mine.unlink(missing_ok=True)
     return True

@@ -30,7 +30,9 @@ from slurm.claims import (
     take_over,
 )
 from slurm.handover import still_runs
+from slurm.pruning import watched
 from slurm.scontrol import Refused, Silent, say
+from slurm.search import ask, is_search, last_runs, settle
 from slurm.signals import STOPS
 from slurm.trial import open_run, release
 from slurm.verdicts import asked_to_end
@@ -99,7 +101,12 @@ class TrialWorker:
         if trial is None:
             return "empty"
         run, first = _opened(sweep, trial, allocation)
-        return NodeAgent(str(run.path), first)()
+        if allocation.node > 0:
+            return NodeAgent(str(run.path), first)()
+        with watched(sweep, trial):
+            end = NodeAgent(str(run.path), first)()
+        settle(sweep)
+        return end
 
     def _lanes(self, allocation: Allocation) -> str:
         processes = [
@@ -189,7 +196,8 @@ def work(sweep: SweepDir, allocation: Allocation, bases: tuple[str, ...] = ()) -
         run, first = _opened(sweep, trial, allocation)
         say(f"trial {trial.number}: {run.run_id}")
         try:
-            end = NodeAgent(str(run.path), first)()
+            with watched(sweep, trial):
+                end = NodeAgent(str(run.path), first)()
             # A trial that was cancelled alone has ended, and the next one's turn comes.
             if end == "interrupted" and (not asked_to_end(run) or _stopping(allocation)):
                 return "stopped"
@@ -215,6 +223,7 @@ def next_trial(
         bases: those whose trials it may take; empty: all.
 
     Raises:
+        UsageError: the file of a search is damaged.
         OSError: the sweep's folder cannot be written.
     """
     if (read_json(sweep.request) or {}).get("stop"):
@@ -231,7 +240,18 @@ def next_trial(
     for trial in trials:
         if trial.number not in taken and _free(sweep.run(trial)) and claim(sweep, trial, worker):
             return trial
-    return _abandoned(sweep, trials, read_claims(sweep), worker)
+    while is_search(sweep) and (trial := ask(sweep)) is not None:
+        if claim(sweep, trial, worker):
+            return trial
+    if is_search(sweep):
+        trials = read_trials(sweep)  # also those that others asked for
+    trial = _abandoned(sweep, trials, read_claims(sweep), worker)
+    if trial is not None or not is_search(sweep):
+        return trial
+    for trial in last_runs(sweep):
+        if _free(sweep.run(trial)) and claim(sweep, trial, worker):
+            return trial
+    return None
 
 
 def ended(run: RunDir) -> bool:

@@ -22,6 +22,7 @@ from .distributed import World
 from .engine import AUTOCAST, Engine, autocast, build_engine, check_device
 from .evaluate import EvaluationAbandoned, to_tensors
 from .export import export_model
+from .fraction import with_fraction
 from .health import check_health
 from .loop import Loop, Progress
 from .meters import Costs, peak_memory_bytes, probe_peak
@@ -82,6 +83,7 @@ def _train(
     regression = task.problem == "regression"
     labels = Labels(("score",) if regression else tuple(data.label_names), regression)
     longest = max(int(split.lengths.max()) for split in data.splits.values())
+    data = with_fraction(data, task)
     hf_config = build_config(config.model, task, labels, tokenizer, longest)
     model = load_model(config.model, hf_config, config.train.seed)
     probe = to_tensors(collate(train, np.array([int(train.lengths.argmin())])), torch.device("cpu"))

@@ -218,12 +218,16 @@ def _conclude(
         names, values = _name_classes(task, labels, declared)
         _check_classes(task, splits, labels, names, values)
     labelled = [s for s, column in labels.items() if column is not None and not column.missing]
-    if task.train is not None and task.holdout > 0:
+    counts: list[int] = []
+    if task.train is not None:
         column = labels[task.train]
         counts = [rows[task.train]]
         if column is not None and task.problem == "classification":
             counts = list(column.counts.values())
-        held = sum(holdout_counts(counts, task.holdout))
+    if task.train is not None and task.holdout > 0:
+        by_class = holdout_counts(counts, task.holdout)
+        held = sum(by_class)
+        counts = [count - out for count, out in zip(counts, by_class, strict=True)]
         if not 0 < held < rows[task.train]:
             raise UsageError(
                 f"task {task.name}: a hold-out of {task.holdout:g} leaves {held} of "
@@ -232,6 +236,8 @@ def _conclude(
         train = rows.pop(task.train)
         rows = {task.train: train - held, "validation": held, **rows}
         labelled.insert(1, "validation")
+    if task.train is not None and task.train_fraction < 1:
+        rows[task.train] -= sum(holdout_counts(counts, 1 - task.train_fraction))
     return SourceInfo(
         rows=rows,
         label_names=names,

@@ -8,17 +8,18 @@ which runs belong together and what was varied.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from .rundir import CACHE_FOLDER, RunDir, State, json_lines
+from .rundir import CACHE_FOLDER, RunDir, State, json_lines, read_json
 
 SWEEPS_FOLDER = ".sweeps"
 """Below the runs folder."""
-TrialState = State | Literal["missing"]
-"""A run's states, and that of a trial which has no run directory yet: no worker took it."""
+TrialState = State | Literal["missing", "pruned"]
+"""A run's states, that of a trial which has no run directory yet (no worker took it), and that of
+one which a search ended early."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Trial:
     """Digest of the base configuration, see `SweepDir.base`."""
     plan: str = ""
     """Digest of the plan, see `SweepDir.plans`."""
+    best_of: int | None = None
+    """Of a search: the trial whose values this one runs with all rows."""
 
     @property
     def words(self) -> str:
@@ -45,7 +48,7 @@ class Trial:
 
     def plain(self) -> dict[str, Any]:
         """Return the line."""
-        return {
+        line = {
             "number": self.number,
             "run_id": self.run_id,
             "axes": self.axes,
@@ -53,6 +56,7 @@ class Trial:
             "base": self.base,
             "plan": self.plan,
         }
+        return line if self.best_of is None else {**line, "best_of": self.best_of}
 
 
 def words_of(axes: Mapping[str, Any]) -> str:
@@ -96,8 +100,18 @@ class SweepDir:
 
     @property
     def trials(self) -> Path:
-        """Written by launch (grid) or appended by the workers (search): a JSON line a trial."""
+        """Written by launch: a JSON line a trial of a grid."""
         return self.path / "trials.jsonl"
+
+    @property
+    def search(self) -> Path:
+        """Written by launch: what a search tries, and the bases and plans of what it may try."""
+        return self.path / "search.json"
+
+    @property
+    def asked(self) -> Path:
+        """One file a trial of a search, made once by the worker that asked for it."""
+        return self.path / "asked"
 
     @property
     def plans(self) -> Path:
@@ -165,10 +179,15 @@ def list_sweeps(runs: Path) -> list[SweepDir]:
 
 
 def read_trials(sweep: SweepDir) -> list[Trial]:
-    """Return the trials of a sweep, in order; a line that a crash cut off is left out."""
+    """Return the trials of a sweep, in order; a line that a crash cut off is left out.
+
+    Those of a grid are lines of one file. Those of a search are a file each: appends of several
+    machines to one file of a network file system can overwrite each other.
+    """
     found: dict[int, Trial] = {}
-    for line in json_lines(sweep.trials):
+    for line in (*json_lines(sweep.trials), *_asked(sweep)):
         if isinstance(line.get("number"), int) and isinstance(line.get("run_id"), str):
+            best_of = line.get("best_of")
             found[line["number"]] = Trial(
                 line["number"],
                 line["run_id"],
@@ -176,5 +195,28 @@ def read_trials(sweep: SweepDir) -> list[Trial]:
                 line.get("values") or {},
                 str(line.get("base", "")),
                 str(line.get("plan", "")),
+                best_of if isinstance(best_of, int) else None,
             )
     return [found[number] for number in sorted(found)]
+
+
+def _asked(sweep: SweepDir) -> Iterator[dict[str, Any]]:
+    try:
+        names = os.listdir(sweep.asked)  # noqa: PTH208
+    except OSError:
+        return
+    for name in names:
+        if name.endswith(".json") and not name.startswith("."):
+            value = read_json(sweep.asked / name)
+            if isinstance(value, dict):
+                yield value
+
+
+def pruned_at(run: RunDir) -> float | None:
+    """Return where a search ended a run that was not worth going on with, as a share of its steps.
+
+    None where it did not: what a person ended, say.
+    """
+    request = read_json(run.request)
+    share = request.get("pruned") if isinstance(request, dict) else None
+    return float(share) if isinstance(share, (int, float)) else None

@@ -21,7 +21,7 @@ from .parts import Part, make_part
 from .records import Record, mapping, read_record
 from .repeat import flat, submit_arguments
 
-ORDER = "finished running queued failed interrupted created damaged missing".split()
+ORDER = "finished running queued failed pruned interrupted created damaged missing".split()
 """In which states are counted."""
 
 
@@ -149,7 +149,7 @@ def _states(
     for name, seen in files.items():
         job = jobs.get(name)
         known[name] = run_state(seen, job.state if job else None)
-    return trial_states(lines, known, submitted, alive)
+    return trial_states(sweep.runs, lines, known, submitted, alive)
 
 
 def _record(

@@ -1,5 +1,7 @@
 """What a sweep's folder says: states of trials, differences, and how arrays are cut."""
 
+from pathlib import Path
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,9 +17,9 @@ def trials(count):
 def test_a_trial_without_a_run_is_queued_while_a_worker_may_come():
     submitted = [{"job_id": "7", "trials": [0, 1, 2]}, {"job_id": "8", "trials": [3]}]
     known: dict[str, State] = {"r0": "finished", "r1": "interrupted"}
-    found = trial_states(trials(5), known, submitted, ["7_12"])
+    found = trial_states(Path("runs"), trials(5), known, submitted, ["7_12"])
     assert found == {0: "finished", 1: "queued", 2: "queued", 3: "missing", 4: "missing"}
-    assert trial_states(trials(2), known, submitted, [])[1] == "interrupted"
+    assert trial_states(Path("runs"), trials(2), known, submitted, [])[1] == "interrupted"
     assert count_text(found, "to submit") == "1 finished, 2 queued, 2 to submit"
 
 

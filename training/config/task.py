@@ -54,6 +54,8 @@ class TaskConfig:
     """Fraction of the training rows, stratified, that validates where there is no such split."""
     holdout_seed: int = 1234
     """Seed of the hold-out; apart from the run's seed, so that all runs hold out the same rows."""
+    train_fraction: float = 1.0
+    """Fraction of the training rows, stratified, that is trained on; the same in all runs."""
 
     metrics: tuple[str, ...] = ()
     """Scores to compute; empty: accuracy, macro and weighted F1, or Pearson and Spearman."""
@@ -111,6 +113,11 @@ class TaskConfig:
             raise UsageError(f"{where}: a regression has values, not --labels")
         if not 0 <= self.holdout < 1:
             raise UsageError(f"{where}: task.holdout must be at least 0 and below 1")
+        if not 0 < self.train_fraction <= 1:
+            raise UsageError(
+                f"{where}: task.train_fraction must be above 0 and at most 1, "
+                f"got {self.train_fraction:g}"
+            )
         if self.max_length < 4:
             raise UsageError(f"{where}: --max-length must be at least 4, got {self.max_length}")
         if not (self.hub or self.path or self.files or self.generated):
