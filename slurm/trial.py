@@ -24,10 +24,19 @@ def trial_config(sweep: SweepDir, trial: Trial) -> RunConfig:
     return load_config(sweep.base(trial.base)).with_values(trial.values)
 
 
-def trial_plan(sweep: SweepDir, trial: Trial, config: RunConfig) -> dict[str, Any]:
-    """Return a trial's plan: that of all trials like it, with its own learning rate."""
+def trial_plan(sweep: SweepDir, trial: Trial, config: RunConfig, lanes: int = 1) -> dict[str, Any]:
+    """Return a trial's plan: that of all trials like it, with its own learning rate.
+
+    Args:
+        sweep: the sweep.
+        trial: the trial.
+        config: its configuration.
+        lanes: trials that share the node's cores.
+    """
     plans = read_json(sweep.plans)
     plan = dict(plans.get(trial.plan) or {}) if isinstance(plans, dict) else {}
+    if cores := plan.get("cores_per_rank"):
+        plan["cores_per_rank"] = max(1, cores // lanes)
     optim = scaled(config.optim, config.batch.global_batch)
     plan["lr"] = optim.lr
     if plan.get("steps"):
@@ -35,8 +44,17 @@ def trial_plan(sweep: SweepDir, trial: Trial, config: RunConfig) -> dict[str, An
     return plan
 
 
-def open_run(sweep: SweepDir, trial: Trial, job: str, slurm: bool) -> tuple[RunDir, int]:
+def open_run(
+    sweep: SweepDir, trial: Trial, job: str, slurm: bool, lanes: int = 1
+) -> tuple[RunDir, int]:
     """Return a trial's run directory, made if it is not there, and the job's first attempt.
+
+    Args:
+        sweep: the sweep.
+        trial: the trial.
+        job: whose worker opens it.
+        slurm: whether that is a job of Slurm's.
+        lanes: trials that share the node's cores.
 
     Raises:
         UsageError: the sweep's files cannot be read.
@@ -44,7 +62,9 @@ def open_run(sweep: SweepDir, trial: Trial, job: str, slurm: bool) -> tuple[RunD
     """
     run = sweep.run(trial)
     if not run.path.exists():
-        _make(sweep, trial, run)
+        _make(sweep, trial, run, lanes)
+    else:
+        _share(sweep, trial, run, lanes)
     files = snapshot(run)
     for entry in files.jobs:
         if str(entry["job_id"]) == job:
@@ -64,6 +84,14 @@ def open_run(sweep: SweepDir, trial: Trial, job: str, slurm: bool) -> tuple[RunD
     return run, first
 
 
+def _share(sweep: SweepDir, trial: Trial, run: RunDir, lanes: int) -> None:
+    """Have the plan of a run that goes on say the cores of this worker, not of an earlier one."""
+    plan = read_json(run.plan)
+    cores = trial_plan(sweep, trial, trial_config(sweep, trial), lanes).get("cores_per_rank")
+    if isinstance(plan, dict) and cores and plan.get("cores_per_rank") != cores:
+        write_json(run.plan, {**plan, "cores_per_rank": cores})
+
+
 def release(run: RunDir, job: str) -> None:
     """Write down that a job, which goes on with other trials, is done with this one."""
     entries = snapshot(run).jobs
@@ -71,7 +99,7 @@ def release(run: RunDir, job: str) -> None:
     write_json(run.jobs, {"jobs": entries})
 
 
-def _make(sweep: SweepDir, trial: Trial, run: RunDir) -> None:
+def _make(sweep: SweepDir, trial: Trial, run: RunDir, lanes: int) -> None:
     config = trial_config(sweep, trial)
     temporary = RunDir(run.path.parent / f".tmp-{run.run_id}-{socket.gethostname()}-{os.getpid()}")
     try:
@@ -79,7 +107,7 @@ def _make(sweep: SweepDir, trial: Trial, run: RunDir) -> None:
         if config.cluster.private:
             temporary.path.chmod(0o700)
         temporary.config.write_text(config.dump(), encoding="utf-8")
-        write_json(temporary.plan, trial_plan(sweep, trial, config), durable=False)
+        write_json(temporary.plan, trial_plan(sweep, trial, config, lanes), durable=False)
         shutil.copy(sweep.manifest, temporary.manifest)
         if sweep.prepared(trial.base).exists():
             shutil.copy(sweep.prepared(trial.base), temporary.prepared)

@@ -338,7 +338,7 @@ def _after(run: RunDir) -> Outcome:
 
 def _opened(sweep: SweepDir, trial: Trial, allocation: Allocation) -> tuple[RunDir, int]:
     try:
-        return open_run(sweep, trial, allocation.job_id, allocation.slurm)
+        return open_run(sweep, trial, allocation.job_id, allocation.slurm, allocation.lanes)
     except (UsageError, OSError) as error:
         raise NodeFailed(f"trial {trial.number} of {sweep.path}: {error}") from None
 

@@ -66,7 +66,8 @@ def test_a_dry_run_shows_trials_and_cost_and_touches_nothing(tmp_path):
 
 def test_trials_on_this_machine_and_the_same_line_again(tmp_path):
     words = [*LINE, "--max-steps", "2", "--name", "here"]
-    done = sweep(tmp_path, *words, "--seeds", "2")
+    # Both at once: each has its share of the cores.
+    done = sweep(tmp_path, *words, "--seeds", "2", "--max-parallel", "2")
     assert done.returncode == 0, done.stderr
     watched = glueline("status", "here", "--watch", cwd=tmp_path)
     assert watched.returncode == 0, watched.stdout + watched.stderr
