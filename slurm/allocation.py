@@ -9,7 +9,10 @@ from dataclasses import dataclass
 
 from slurm.command import Rendezvous, rendezvous_port
 
-PORT_TRIES = 200
+FIRST_ALONE = 30000
+PORTS_ALONE = 2700
+"""Ports of jobs of one node, apart from those that several nodes derive; still below the ephemeral
+range."""
 LANE = "GLUELINE_LANE"
 """Variable of a worker that shares its node with others of the same job: `2/4`."""
 
@@ -86,23 +89,51 @@ def can_bind(port: int) -> bool:
 def meeting_point(allocation: Allocation, attempt: int, nodes: int) -> Rendezvous:
     """Return where the nodes meet.
 
-    All nodes of a job derive the same port, so it cannot be moved; a job of one node takes the
-    next port that is free. Both lie below the ephemeral range, where an outgoing connection
-    could take a port between this look and torchrun's.
+    All nodes of a job derive the same port, so it cannot be moved. A job of one node takes one that
+    is free, and no other agent of this machine gets it until this process asks again or ends:
+    torchrun listens only seconds later. All lie below the ephemeral range, where an outgoing
+    connection could take a port between this look and torchrun's.
 
     Raises:
         OSError: the port is taken on the head node.
     """
+    global _hold
     identity = f"{allocation.raw_id}-{attempt}"
-    port = rendezvous_port(allocation.raw_id)
     if nodes > 1:
+        port = rendezvous_port(allocation.raw_id)
         if allocation.node == 0 and not can_bind(port):
             raise OSError(
                 f"port {port} of {allocation.hosts[0]}, where the nodes of job "
                 f"{allocation.job_id} would meet, is taken: submit again for another one"
             )
         return Rendezvous(allocation.hosts[0], port, identity)
-    for candidate in range(port, port + PORT_TRIES):
-        if can_bind(candidate):
-            return Rendezvous("127.0.0.1", candidate, identity)
-    raise OSError(f"no free port between {port} and {port + PORT_TRIES}")
+    if _hold is not None:
+        _hold.close()
+    start = rendezvous_port(allocation.raw_id) + (allocation.lane or 0)
+    for step in range(PORTS_ALONE):
+        port = FIRST_ALONE + (start + step) % PORTS_ALONE
+        if (hold := _reserve(port)) is None:
+            continue
+        if can_bind(port):
+            _hold = hold
+            return Rendezvous("127.0.0.1", port, identity)
+        hold.close()
+    raise OSError(f"no free port between {FIRST_ALONE} and {FIRST_ALONE + PORTS_ALONE}")
+
+
+_hold: socket.socket | None = None
+"""What keeps other agents away from the port of this process."""
+
+
+def _reserve(port: int) -> socket.socket | None:
+    """Return a hold on a port among all our agents of this machine, whoever's; None if it is taken.
+
+    A name in Linux's abstract socket namespace: it goes with its process, however that ends.
+    """
+    hold = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        hold.bind(f"\0glueline-port-{port}")
+    except OSError:
+        hold.close()
+        return None
+    return hold

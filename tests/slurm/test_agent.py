@@ -331,6 +331,26 @@ def test_a_single_node_moves_to_a_free_port():
         assert meeting_point(allocation, 0, 1).port > first.port
 
 
+def test_agents_that_begin_together_do_not_meet_on_a_port():
+    """Torchrun listens seconds after its agent looked: lanes of one job look at the same moment."""
+    code = (
+        "import sys; from slurm.allocation import Allocation, meeting_point;"
+        "job = Allocation('7', '7', ('127.0.0.1',), 0, 1, 0, False);"
+        "print(meeting_point(job, 0, 1).port, flush=True); sys.stdin.read()"
+    )
+    words = [sys.executable, "-c", code]
+    agents = [
+        subprocess.Popen(
+            words, cwd=project_root(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(6)
+    ]
+    ports = [int(a.stdout.readline()) for a in agents if a.stdout]
+    for agent in agents:
+        agent.communicate()
+    assert len(set(ports)) == 6 and all(30000 <= port < 32768 for port in ports)
+
+
 def test_allocation_of_an_array_element(monkeypatch):
     for key, value in {
         "SLURM_JOB_ID": "17",
