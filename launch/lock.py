@@ -100,8 +100,7 @@ def _take(path: Path, token: str, waiting: Callable[[str], None]) -> None:
             if (touched, holder) != seen:
                 seen, since = (touched, holder), time.monotonic()
             if _dead(holder) or time.monotonic() - since > STALE_SECONDS:
-                if _holder(path) == holder:
-                    _break(path, token)
+                _break(path, token, holder)
                 continue
             if not said:
                 said = True
@@ -124,11 +123,16 @@ def _dead(holder: dict[str, Any] | None) -> bool:
     return start_time(int(holder.get("pid") or 0)) != holder.get("started")
 
 
-def _break(path: Path, token: str) -> None:
-    """Take a stale lock away; of several that try, one does."""
+def _break(path: Path, token: str, stale: dict[str, Any] | None) -> None:
+    """Take a stale lock away; of several that try, one does. A newer one is put back."""
+    if _holder(path) != stale:
+        return
     aside = path.with_name(f".{path.name}.broken-{token}")
     with contextlib.suppress(OSError):
         path.rename(aside)
+        # Between the look and the rename another one may have broken it and taken the lock.
+        if _holder(aside) != stale:
+            os.link(aside, path)
         aside.unlink(missing_ok=True)
 
 
