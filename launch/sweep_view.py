@@ -75,7 +75,8 @@ class SweepView:
     def best(self) -> tuple[Trial, View] | None:
         """Return the finished trial with the best score; None where there is none.
 
-        Of several tasks there is no best one: their scores do not compare.
+        Of several tasks there is no best one: their scores do not compare. Of a search it is one
+        of those that had all rows, once there are any.
         """
         found = [
             (trial, seen)
@@ -86,7 +87,8 @@ class SweepView:
         ]
         if not found or len({str(trial.axes.get("task")) for trial in self.trials}) > 1:
             return None
-        return max(found, key=lambda pair: _goodness(pair[1]))
+        whole = [pair for pair in found if pair[0].best_of is not None]
+        return max(whole or found, key=lambda pair: _goodness(pair[1]))
 
     def plain(self) -> dict[str, Any]:
         """Return it ready for JSON."""
