@@ -121,19 +121,26 @@ class Watchdog:
     def _key(self, rank: int) -> str:
         return f"glueline/beat/{self._attempt}/{rank}"
 
-    def _beats(self) -> list[Beat]:
+    def _beats(self) -> list[Beat] | None:
+        """Return what ranks said last; None if the store is gone meanwhile.
+
+        The rank of the store gives up at about the same time, and is not to be taken for silent.
+        """
         found = []
-        for rank in range(self._world.size):
-            with contextlib.suppress(Exception):
+        try:
+            for rank in range(self._world.size):
                 if self._store.check([self._key(rank)]):
                     found.append(Beat(**json.loads(self._store.get(self._key(rank)))))
+        except Exception:  # whatever the store raises
+            return None
         return found
 
     def _give_up(self, age: float, reached: bool) -> None:
         rank: int | None = None
         said = "the node of rank 0 does not answer"
-        if reached:
-            rank, said = missing(self._beats(), self._world.size)
+        beats = self._beats() if reached else None
+        if beats is not None:
+            rank, said = missing(beats, self._world.size)
         speaker = rank if rank == self._world.rank else (0 if rank != 0 else 1)
         message = f"no progress for {age:.0f} s: {said}"
         print(message, file=sys.stderr, flush=True)
@@ -148,7 +155,7 @@ class Watchdog:
                     "rank": rank,
                     "traceback": "",
                     # One rank speaks for all that wait, beside the one that is missing.
-                    "secondary": not reached or self._world.rank != speaker,
+                    "secondary": beats is None or self._world.rank != speaker,
                 },
             )
         self._end(1)

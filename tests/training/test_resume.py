@@ -287,8 +287,7 @@ def test_nan_stops_at_once(forks, runs):
 
 
 def test_a_hang_is_noticed_and_the_rank_named(forks, runs):
-    # Long enough for both to have told where they are, also on a busy machine.
-    settings = (*SETTINGS, "train.fault=hang@3:1", "engine.hang_timeout=20")
+    settings = (*SETTINGS, "train.fault=hang@3:1", "engine.hang_timeout=10")
     run = make_run(runs / "hang", demo(), *settings)
     assert 1 in forks(run, timeout=120)
     errors = [read_json(p) or {} for p in run.logs(0).glob("*.error.json")]
