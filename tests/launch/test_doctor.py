@@ -12,7 +12,7 @@ import yaml
 from slurm.cluster import ClusterConfig, VirtualCluster
 from tests.launch.commandline import assert_refused, glueline
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
 PROLOG = """#!/bin/sh
 [ -e {folder}/wrong-clock ] && [ "$(hostname)" = node2 ] &&

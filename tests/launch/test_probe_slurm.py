@@ -17,7 +17,7 @@ from slurm.cluster import VirtualCluster
 
 from .commandline import ROOT, assert_refused, clean_environment, tree
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
 LINE = "--task demo --model tiny --global-batch 16 --max-steps 4 --tracker none --time 10"
 

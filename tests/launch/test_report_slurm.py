@@ -17,7 +17,7 @@ from slurm.cluster import VirtualCluster
 
 from .commandline import ROOT, clean_environment
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
 LINE = (
     "--task demo --model tiny --grid global_batch=128,256 --epochs 1 --tracker none --time 20 "

@@ -89,7 +89,7 @@ def stop(folder):
         seen = json.loads(glueline("status", "r", "--json", cwd=folder).stdout)["state"]
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_a_local_run_is_resumed_with_the_code_as_it_is_then(tmp_path):
     """The run names the code of each submission; what changed is said."""
     clone = tmp_path / "clone"

@@ -170,11 +170,14 @@ def disk_full(arena: Arena, run: RunDir, job: str) -> None:
     before = len(events(run, "save_failed"))
 
     def failed() -> bool:
-        # Old checkpoints go meanwhile: what they leave is filled too.
-        stat = os.statvfs(arena.runs)
-        room = stat.f_bavail * stat.f_frsize - LEFT_BYTES
-        if room > 0:
-            os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, room)
+        # A save makes room by giving up the oldest checkpoint: what that leaves has to be filled
+        # before the new one is written, so look often.
+        for _ in range(200):
+            stat = os.statvfs(arena.runs)
+            room = stat.f_bavail * stat.f_frsize - LEFT_BYTES
+            if room > 0:
+                os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, room)
+            time.sleep(0.002)
         # What came before may still have something to follow: another start.
         arena.lift_hold(job)
         return len(events(run, "save_failed")) > before

@@ -8,7 +8,7 @@ from . import chaos
 from .arena import Arena, at_step
 from .chaos import ENGINES, FAULTS, PRECISIONS, TRACKERS, Kind
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(2400)]
 
 KINDS = [
     Kind("2", "bf16", "linuxproc"),

@@ -44,7 +44,7 @@ def started(sweep: SweepDir, deaths: float) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_eight_workers_on_one_journal_lose_and_double_nothing(tmp_path: Path) -> None:
     sweep = make_search(tmp_path, trials=24, fraction=0.5, finish=2, finish_seeds=(1, 2))
     workers = [started(sweep, deaths=0.1) for _ in range(8)]

@@ -175,7 +175,7 @@ def test_slurm_says_no_and_nothing_is_left(cluster, shared):
 
 
 @pytest.mark.slurm
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_dead_rank_takes_the_job_down_and_is_named(cluster, shared):
     """A rank is killed on one of two hosts, no retry: the job ends in a minute, status says why."""
     runs = shared / "dead"
@@ -219,7 +219,7 @@ def rank_of(pid: str) -> str | None:
 
 @pytest.mark.data
 @pytest.mark.minilm
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_one_machine_fine_tunes_rte(tmp_path, data_dir):
     line = ["--executor", "local", "--task", "rte", *MINILM, "--data", str(data_dir)]
     done = glueline(

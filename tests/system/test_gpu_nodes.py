@@ -44,7 +44,7 @@ def test_the_plan_has_the_partitions_gpus(cluster, shared):
 
 
 @pytest.mark.slurm
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_gpus_that_torch_does_not_see_fail_the_run(cluster, shared):
     done = glueline(
         "submit", *LINE, "--wait", "--name", "blind", "--runs", str(shared / "runs"),

@@ -32,7 +32,7 @@ def wheel(tmp_path_factory):
     return next(out.glob("glueline-*.whl"))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_from_an_installed_wheel(wheel, tmp_path):
     # Our own dependencies come from this Python: only the wheel is new.
     venv.create(tmp_path / "venv", with_pip=True)

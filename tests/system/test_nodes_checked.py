@@ -12,7 +12,7 @@ from tests.launch.commandline import ROOT, glueline
 from tests.slurm.slurmtools import start_now, wait_for
 from training.rundir import RunDir, read_json, snapshot
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
 LINE = ["--task", "demo", "--model", "tiny", "--max-steps", "2", "--nodes", "2"]
 LINE += ["--tracker", "none", "--set", "cluster.shared=/tmp", "--runs", "runs", "--cluster", "none"]

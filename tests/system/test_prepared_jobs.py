@@ -16,7 +16,7 @@ from tests.launch.commandline import ROOT, assert_refused, clean_environment, gl
 from tests.slurm.slurmtools import start_now, wait_for
 from training.rundir import RunDir, read_json
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
 ROWS = "text,label\n" + "".join(f"a fine film {i},good\nan awful film {i},bad\n" for i in range(60))
 LINE = ["--model", "tiny", "--text-columns", "text", "--label-column", "label"]

@@ -17,7 +17,7 @@ def test_there_are_commands():
     assert len(BLOCKS) >= 4
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_commands(tmp_path):
     """Run all blocks in order in one folder, as a reader does; each command must end with 0."""
     for name in ("launch", "slurm", "training", "configs"):

@@ -18,7 +18,7 @@ from training.config import load_config
 from training.rundir import list_runs, node_records, read_json, read_metrics
 from training.sweepdir import SweepDir, pruned_at, read_trials
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
 
 LINE = ["--task", "demo", "--model", "tiny", "--tracker", "none", "--cpus-per-node", "1"]
 LINE += ["--time", "30", "--global-batch", "32", "--epochs", "8", "--schedule", "constant"]

@@ -16,7 +16,7 @@ from tests.slurm.slurmtools import start_now, wait_for
 from training.rundir import list_runs, node_records, read_json
 from training.sweepdir import SweepDir, read_trials
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
 
 LINE = ["--task", "demo", "--model", "tiny", "--tracker", "none", "--cpus-per-node", "1"]
 LINE += ["--max-steps", "12", "--time", "30"]
