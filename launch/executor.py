@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 SIGNAL_SECONDS = 90
 """How long before the time limit the ranks are told to stop (Slurm may be a minute early)."""
 
+MAIL_TYPES = "END,FAIL,TIME_LIMIT_90"
+"""Of Slurm's mail. A job that is queued again has not ended."""
+
 OURS = frozenset(("array", "wrap", "parsable", "test-only", "wait", "output", "error"))
 """Options of sbatch that would break the hand-over between launch and the job."""
 
@@ -149,6 +152,8 @@ def slurm_parameters(
         "account": cluster.account,
         "qos": cluster.qos,
         "constraint": cluster.constraint,
+        "mail_user": cluster.mail,
+        "mail_type": MAIL_TYPES if cluster.mail else None,
         "signal_delay_s": signal_seconds(cluster.time_minutes),
         "stderr_to_stdout": True,
         "srun_args": ["--kill-on-bad-exit=1", "--wait=0"],
@@ -239,6 +244,9 @@ def afterword_lines(config: RunConfig, run: RunDir | SweepDir) -> list[str]:
     """
     module = "slurm.sweep_afterword" if isinstance(run, SweepDir) else "slurm.afterword"
     words = shlex.join([sys.executable, "-u", "-m", module, str(run.path)])
+    notice = ""
+    if config.cluster.notify:
+        notice = shlex.join([sys.executable, "-u", "-m", "slurm.notice", str(run.path)])
     return [
         f"export {REQUEUE}={'yes' if queues_again(config) else 'no'}",
         "glueline_afterword() {",
@@ -246,6 +254,7 @@ def afterword_lines(config: RunConfig, run: RunDir | SweepDir) -> list[str]:
         "  set +e",
         "  trap '' TERM USR2",
         f'  [ "$status" = 0 ] || (cd / && PYTHONSAFEPATH=1 exec {words})',
+        *([f'  (cd / && PYTHONSAFEPATH=1 exec {notice} "$status")'] if notice else []),
         '  exit "$status"',
         "}",
         "trap glueline_afterword EXIT",
@@ -554,10 +563,19 @@ def start_detached(
         "CUDA_VISIBLE_DEVICES": visible_gpus(config, os.environ.get("CUDA_VISIBLE_DEVICES")),
     }
     # As `-m submitit.local._local` does, which starts a job again five times and no more.
-    code = (
-        "import sys, submitit.local._local as own; "
-        f"own.Controller(own.Path(sys.argv[1])).run({config.cluster.max_requeues + 1})"
-    )
+    run = f"own.Controller(own.Path(sys.argv[1])).run({config.cluster.max_requeues + 1})"
+    code = f"import sys, submitit.local._local as own; {run}"
+    if config.cluster.notify:
+        code = f"""
+import subprocess, sys, submitit.local._local as own
+status = 1
+try:
+    {run}
+    status = 0
+finally:
+    notice = [sys.executable, "-u", "-m", "slurm.notice", {str(folder.parent)!r}, str(status)]
+    subprocess.run(notice)
+"""
     controller = [sys.executable, "-c", code, str(folder)]
     script = "\n".join(
         [*config.cluster.setup, *python_path_lines(config, cache), f"exec {shlex.join(controller)}"]

@@ -148,6 +148,11 @@ class RunDir:
         """Written by who decides what follows a failed attempt: action, why, what to change."""
         return self.attempt(attempt) / "verdict.json"
 
+    @property
+    def notices(self) -> Path:
+        """Written by the job where `cluster.notify` is set: one file for each thing it told."""
+        return self.path / "notices"
+
     def fault(self, attempt: int) -> Path:
         """Written by the rank that rehearses the fault of `train.fault`, before it does."""
         return self.attempt(attempt) / "fault.json"

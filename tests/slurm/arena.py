@@ -102,7 +102,7 @@ class Arena:
 
     def lift_hold(self, job: str) -> None:
         """Have a job start that was queued again, as soon as it may."""
-        if self.state(job) == "PENDING" and not lingers(job):
+        if self.state(job) == "PENDING" and not lingers(job, self.environment):
             start_now(job, self.environment)
             time.sleep(1.0)
 

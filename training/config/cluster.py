@@ -82,6 +82,11 @@ class ClusterConfig:
     clone itself, as it is when the job starts."""
     private: bool = False
     """Only the owner may read run directories, and the cache where it is made for this run."""
+    mail: str | None = None
+    """Who gets Slurm's mail when the job ends, fails or comes near its time limit."""
+    notify: str | None = None
+    """Told when a run or sweep has finished or failed for good: https://… (a POST of JSON), a
+    command for bash (JSON on stdin), or @FILE whose first line is either, for secret addresses."""
 
     @property
     def time_minutes(self) -> int:
@@ -131,6 +136,14 @@ class ClusterConfig:
             raise UsageError(
                 f"--executor local has one node, {self.nodes} asked: use --procs-per-node "
                 f"{self.nodes * (self.procs_per_node or 1)}"
+            )
+        if self.mail is not None and not re.fullmatch(r"[^\s,@]+(@[^\s,@]+)?", self.mail):
+            raise UsageError(
+                f"cluster.mail '{self.mail}' is no address: write name@host, or a user"
+            )
+        if self.notify is not None and (not self.notify.strip() or "\n" in self.notify):
+            raise UsageError(
+                "cluster.notify must be one line: https://…, a command, or @FILE that holds one"
             )
         for key in ("max_requeues", "max_retries", "successors"):
             if getattr(self, key) < 0:
