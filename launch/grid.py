@@ -77,7 +77,7 @@ def short_names() -> dict[str, str]:
     return found
 
 
-def key_of(name: str, where: str) -> str:
+def key_of(name: str, where: str, what: str = "axis") -> str:
     """Return the dotted key that an axis sets; `task` and `model` are their own.
 
     Raises:
@@ -90,7 +90,7 @@ def key_of(name: str, where: str) -> str:
     if name in short_names():
         return short_names()[name]
     choices = [*NAMED, *short_names(), *known] if "." in name else [*NAMED, *short_names()]
-    raise UsageError(f"{where}: unknown axis '{name}': {nearest(name, choices)}")
+    raise UsageError(f"{where}: unknown {what} '{name}': {nearest(name, choices)}")
 
 
 def spec_of_file(values: Mapping[str, Any], where: str) -> Spec:

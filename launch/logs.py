@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if not __package__:  # run as a file: the repository root takes the place of launch/
     _root = Path(__file__).resolve().parents[1]
@@ -18,7 +18,7 @@ import click
 from launch.flags import FlagCommand
 from launch.main import run_command
 from training.config import UsageError
-from training.rundir import RunDir, Snapshot, snapshot
+from training.rundir import RunDir, Snapshot, earliest_cause, read_json, snapshot
 
 if TYPE_CHECKING:
     from launch.view import View
@@ -51,7 +51,13 @@ class Wanted:
 )
 @click.option("--all", "every", is_flag=True, help="Of all ranks, one after the other.")
 @click.option("--agent", is_flag=True, help="What torchrun and the job itself printed, by node.")
-@click.option("--errors", is_flag=True, help="The first cause of a failure, with its traceback.")
+@click.option(
+    "--errors",
+    "--first-error",
+    "errors",
+    is_flag=True,
+    help="The first cause of a failure, with its traceback.",
+)
 @click.option("--lines", type=click.IntRange(min=1), metavar="N", help="Only the last N lines.")
 @click.option("--follow", "-f", is_flag=True, help="Go on until the run ends; Ctrl-C stops it.")
 def logs(
@@ -252,12 +258,15 @@ def _seen(run: RunDir) -> tuple[View, Snapshot]:
 
 
 def show_errors(run: RunDir, attempt: int | None) -> int:
-    """Print the first cause of an attempt's failure and its traceback; 1 if there was one."""
+    """Print the first cause of an attempt's failure and its traceback; 1 if there was one.
+
+    Without an attempt: of the last one that failed, and in a line each how earlier ones did.
+    """
     from launch.view import cause_text, explain
-    from training.rundir import earliest_cause, read_json
 
     seen, files = _seen(run)
-    number = max(files.nodes, default=None) if attempt is None else attempt
+    failed = [n for n in files.nodes if earliest_cause(files.nodes[n], n)]
+    number = max(failed or files.nodes, default=None) if attempt is None else attempt
     if number is None or number not in files.nodes:
         if attempt is not None:
             return explain_nothing(run, Wanted(attempt=attempt), None)
@@ -283,7 +292,45 @@ def show_errors(run: RunDir, attempt: int | None) -> int:
             show(run.path / log, 30)
         if text:
             print(f"log {run.path / log}")
+        if others := _ranks_with(run, number, cause):
+            plural = "s" if len(others) > 1 else ""
+            print(f"the same on {len(others)} other rank{plural}: {', '.join(map(str, others))}")
+    if attempt is None:
+        for line in _earlier(files, number, cause):
+            print(line)
     return 1
+
+
+def _ranks_with(run: RunDir, attempt: int, cause: dict[str, Any]) -> list[int]:
+    """Return the other ranks of an attempt that raised the same."""
+    found = []
+    for path in run.logs(attempt).glob("*.error.json"):
+        report = read_json(path)
+        rank = path.name.partition(".")[0].rpartition("-")[2]
+        if isinstance(report, dict) and rank.isdigit() and int(rank) != cause.get("rank"):
+            found += [int(rank)] if _same(report, cause) else []
+    return sorted(found)
+
+
+def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(one.get(key) == other.get(key) for key in ("kind", "message"))
+
+
+def _earlier(files: Snapshot, last: int, cause: dict[str, Any]) -> list[str]:
+    """Return a line for each kind of failure of the attempts before, those that repeat as one."""
+    from launch.view import cause_text
+
+    alike: dict[str, list[int]] = {}
+    for number in sorted(n for n in files.nodes if n < last):
+        found = earliest_cause(files.nodes[number], number)
+        if found is not None:
+            text = "in the same way" if _same(found, cause) else f": {cause_text(found)}"
+            alike.setdefault(text, []).append(number)
+    return [
+        f"attempt{'s' if len(n) > 1 else ''} {', '.join(map(str, n))} failed"
+        + (text if text.startswith(":") else f" {text}")
+        for text, n in alike.items()
+    ]
 
 
 def follow_log(run: RunDir, wanted: Wanted, lines: int | None) -> int:

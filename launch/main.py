@@ -13,6 +13,7 @@ COMMANDS = {
     "submit": "Submit a fine-tuning run to Slurm, or run it on this machine.",
     "sweep": "Submit many runs that differ in batch, learning rate, seed, …, as one array.",
     "status": "Show how runs are doing, and the first cause of a failure.",
+    "list": "List runs by task, model, state, any setting.",
     "logs": "Print what a run's ranks printed; the first error with its traceback.",
     "save": "Have a running run write a checkpoint now.",
     "cancel": "Stop a queued or running run.",

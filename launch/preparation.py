@@ -175,6 +175,7 @@ def preparation_config(config: RunConfig) -> RunConfig:
             min_nodes=None,
             procs_per_node=1,
             gpus_per_node=0,
+            mail=None,
             sbatch={**kept, **cluster.prepare_sbatch},
         ),
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -54,6 +56,7 @@ def status(name: str | None, runs: str | None, as_json: bool, watch: bool, trial
         if watch:
             return watch_run(run)
         (seen,) = look([run], history=True)
+        seen = with_place(run, seen)
         print(json.dumps(seen.plain(), ensure_ascii=False) if as_json else describe(seen))
         return 0
     views = look(list_runs(folder))
@@ -143,6 +146,26 @@ def look(runs: list[RunDir], history: bool = False) -> list[View]:
     return [view(run, jobs.get(run.run_id), files[run.run_id], history) for run in runs]
 
 
+def with_place(run: RunDir, seen: View) -> View:
+    """Return a view with its job's place in the queue or its time left, as Slurm says it now."""
+    if seen.state not in ("queued", "running") or not seen.job_id:
+        return seen
+    if any(entry.get("executor") == "local" for entry in snapshot(run).jobs[-1:]):
+        return seen
+    from launch.place import place_of, queue_words
+
+    found = place_of(seen.job_id)
+    if found is None:
+        return seen
+    return replace(
+        seen,
+        left_seconds=found.left_seconds,
+        place=found.place,
+        expected_start=found.expected_start,
+        queue=queue_words(found, time.time()),
+    )
+
+
 def describe(seen: View) -> str:
     """Return a run in a few lines."""
     from launch.existing import command_line, run_arguments
@@ -157,8 +180,10 @@ def describe(seen: View) -> str:
     if seen.checkpoint is not None:
         rows.append(("saved", f"step {seen.checkpoint}"))
     rows += [("damaged", f"checkpoint {line}") for line in seen.damaged]
-    if seen.lead_seconds is not None:
-        rows.append(("limit", f"stops to save {seen.lead_seconds:.0f} s before the time limit"))
+    if seen.queue:
+        rows.append(("queue", seen.queue))
+    if limit := _limit_words(seen):
+        rows.append(("limit", limit))
     for name in ("cause", "log", "results", "model", "planned"):
         if value := getattr(seen, name):
             rows.append((name, value))
@@ -166,6 +191,18 @@ def describe(seen: View) -> str:
         _, *where = run_arguments(RunDir(seen.path))
         rows.append(("resume", command_line("submit", "--resume", seen.run_id, *where)))
     return "\n".join(f"{name:<8} {value}" for name, value in rows)
+
+
+def _limit_words(seen: View) -> str:
+    """Return what is to be said of the time limit, empty where nothing is known."""
+    from launch.duration import words
+
+    said = []
+    if seen.left_seconds is not None:
+        said.append(f"{words(seen.left_seconds)} left")
+    if seen.lead_seconds is not None:
+        said.append(f"stops to save {seen.lead_seconds:.0f} s before the time limit")
+    return ", ".join(said)
 
 
 COLOURS = {"finished": "green", "failed": "red", "damaged": "red", "running": "cyan"}

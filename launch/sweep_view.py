@@ -88,7 +88,7 @@ class SweepView:
         if not found or len({str(trial.axes.get("task")) for trial in self.trials}) > 1:
             return None
         whole = [pair for pair in found if pair[0].best_of is not None]
-        return max(whole or found, key=lambda pair: _goodness(pair[1]))
+        return max(whole or found, key=lambda pair: goodness(pair[1]))
 
     def plain(self) -> dict[str, Any]:
         """Return it ready for JSON."""
@@ -200,7 +200,7 @@ def table_of(seen: SweepView) -> tuple[list[list[str]], int]:
             order = ("failed", "damaged", "interrupted", "running", "finished")
             run = seen.views.get(trial.run_id)
             place = order.index(state) if state in order else len(order)
-            return place, -_goodness(run) if run else 0.0
+            return place, -goodness(run) if run else 0.0
 
         trials = sorted(sorted(trials, key=rank)[:SHOWN], key=lambda t: t.number)
     rows = []
@@ -240,7 +240,7 @@ def watch_sweep(sweep: SweepDir) -> int:
     return 0 if seen.finished == len(seen.trials) else 1
 
 
-def _goodness(run: View) -> float:
+def goodness(run: View) -> float:
     """Return a number that is higher the better a run's score is."""
     if run.value is None:
         return -math.inf

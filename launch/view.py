@@ -56,6 +56,14 @@ class View:
     """What is wrong with newer checkpoints, by the sizes of their files, a line each."""
     lead_seconds: float | None = None
     """Of a running job: how long before its time limit it stops to save."""
+    left_seconds: float | None = None
+    """Of a running job: until its time limit; only where it was asked for."""
+    place: int | None = None
+    """Of a queued job: its place in the partition's queue, 1 is next; only where it was asked."""
+    expected_start: float | None = None
+    """Of a queued job: epoch seconds, where Slurm has a plan for it."""
+    queue: str | None = None
+    """Both in words."""
     planned: str | None = None
     """Of a finished run: memory and time as seen, against its plan."""
     earlier: tuple[str, ...] = ()

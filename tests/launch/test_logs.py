@@ -70,6 +70,29 @@ def test_the_first_cause_with_its_traceback(run):
     assert "attempt 1 rank 3 line 4" in logs(run, "--errors").stdout
 
 
+def test_what_repeats_is_folded(run):
+    """Other ranks with the same error, and earlier attempts, are a line each, not a traceback."""
+    for rank, message in ((0, "no rows"), (1, "no rows"), (2, "another")):
+        error = {"time": 2.0, "kind": "ValueError", "message": message, "traceback": "…"}
+        write_json(run.rank_error(1, rank // 2, rank), error)
+    ended = {"end": "failed", "ended": 1.0, "host": "n0", "job_id": "1"}
+    for attempt, message in ((0, "no rows"), (2, "no memory"), (3, "no memory"), (4, "no rows")):
+        cause = {"time": 1.0, "kind": "ValueError", "message": message, "rank": 0}
+        cause |= {"log": f"attempts/{attempt}/logs/0-0.log"}
+        run.logs(attempt).mkdir(parents=True, exist_ok=True)
+        write_json(run.node(attempt, 0), ended | {"cause": cause})
+    run.logs(5).mkdir(parents=True)
+    write_json(run.node(5, 0), {"host": "n0", "job_id": "1"})  # runs, or died without a word
+    done = logs(run, "--first-error")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "attempt 4 failed: rank 0 on n0: ValueError: no rows"
+    assert lines[-2:] == [
+        "attempts 0, 1 failed in the same way",
+        "attempts 2, 3 failed: rank 0 on n0: ValueError: no memory",
+    ]
+    assert "the same on 2 other ranks: 0, 1" in logs(run, "--errors", "--attempt", "1").stdout
+
+
 def test_wrong_requests(run):
     assert_refused(logs(run, "--rank", "9"), "no log of rank 9", "3 (node 1)")
     assert_refused(logs(run, "--rank", "3", "--node", "0"), "rank 3 on node 0")

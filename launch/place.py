@@ -1,0 +1,94 @@
+"""Where a job stands: its place in the queue and expected start, or the time it has left.
+
+Two questions to Slurm for one job; not for tables of many.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from launch import slurm_site
+from launch.slurm_site import Refused, SlurmSilent
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a job stands."""
+
+    partition: str = ""
+    place: int | None = None
+    """Of a queued job: 1 is next, by priority among the partition's queued jobs."""
+    queued: int | None = None
+    """How many jobs of the partition are queued, with this one."""
+    expected_start: float | None = None
+    """Of a queued job: epoch seconds, where Slurm has a plan for it."""
+    left_seconds: float | None = None
+    """Of a running job: until its time limit. None: it has none."""
+
+
+def place_of(job: str) -> Place | None:
+    """Return where a job stands; None where Slurm does not say, or the job has ended."""
+    try:
+        own = slurm_site.ask("squeue", "-h", "-r", "-j", job, "--format=%T|%Q|%P|%S|%L")
+        state, priority, partition, start, left = own.splitlines()[0].split("|")
+    except (Refused, SlurmSilent, IndexError, ValueError):
+        return None
+    if state == "RUNNING":
+        return Place(partition, left_seconds=seconds_of(left))
+    if state != "PENDING":
+        return None
+    found = Place(partition, expected_start=slurm_site.moment(start))
+    try:
+        words = ("squeue", "-h", "-t", "PD", "-p", partition, "--format=%i|%Q")
+        place, queued = rank_in(slurm_site.ask(*words).splitlines(), job, int(priority))
+    except (Refused, SlurmSilent, ValueError):
+        return found
+    return Place(partition, place, queued, found.expected_start)
+
+
+def rank_in(lines: Iterable[str], job: str, priority: int) -> tuple[int, int]:
+    """Return a job's place in a queue, from 1, and the queue's length.
+
+    Args:
+        lines: `%i|%Q` of all queued jobs, an array in one line.
+        job: the job's id, `12` or `12_3`.
+        priority: of the job. Of equal ones the lower id comes first.
+    """
+    own = int(job.partition("_")[0])
+    ahead = others = 0
+    for line in lines:
+        text, _, theirs = line.partition("|")
+        match = re.match(r"\d+", text)
+        if not match or not theirs.strip().isdigit() or int(match[0]) == own:
+            continue
+        others += 1
+        ahead += (-int(theirs), int(match[0])) < (-priority, own)
+    return ahead + 1, others + 1
+
+
+def seconds_of(text: str) -> float | None:
+    """Return the seconds of Slurm's `[D-][HH:]MM:SS`; None where there is no limit."""
+    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text.strip())
+    if not match:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60.0 + seconds
+
+
+def queue_words(place: Place, now: float) -> str | None:
+    """Return the place of a queued job in words; None where nothing is known."""
+    said = []
+    if place.place is not None:
+        where = f" of {place.queued}" if place.queued and place.queued > 1 else ""
+        said.append(f"place {place.place}{where} in partition {place.partition}")
+    if place.expected_start is not None:
+        from launch.duration import words
+
+        moment = datetime.fromtimestamp(place.expected_start)
+        form = "%H:%M" if place.expected_start - now < 86_400 else "%d %b %H:%M"
+        away = max(0.0, place.expected_start - now)
+        said.append(f"expected to start at {moment:{form}}, in {words(away)}")
+    return "; ".join(said) or None

@@ -1,0 +1,83 @@
+"""Where a job stands: by what Slurm's commands print."""
+
+from __future__ import annotations
+
+import pytest
+
+from launch import slurm_site
+from launch.place import Place, place_of, queue_words, rank_in, seconds_of
+from launch.slurm_site import Refused, SlurmSilent, moment
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("59:30", 3570.0),
+        ("1:00:00", 3600.0),
+        ("2-01:00:05", 176_405.0),
+        ("0:07", 7.0),
+        ("UNLIMITED", None),
+        ("INVALID", None),
+        ("N/A", None),
+    ],
+)
+def test_time_left(text, seconds):
+    assert seconds_of(text) == seconds
+
+
+QUEUE = ["11|90", "12|90", "13_[0-99]|90", "14|95", "15|0", "", "nonsense"]
+
+
+@pytest.mark.parametrize(
+    ("job", "priority", "place"), [("12", 90, 3), ("14", 95, 1), ("15", 0, 5), ("13_7", 90, 4)]
+)
+def test_place_by_priority_then_id(job, priority, place):
+    assert rank_in(QUEUE, job, priority) == (place, 5)
+
+
+def test_alone_in_the_queue():
+    assert rank_in(["12|90"], "12", 90) == (1, 1)
+    assert rank_in([], "12", 90) == (1, 1)  # it has just started
+
+
+def answers(monkeypatch, *said):
+    """Have Slurm answer in turn."""
+    left = list(said)
+
+    def ask(*command: str) -> str:
+        answer = left.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(slurm_site, "ask", ask)
+
+
+def test_of_a_queued_job(monkeypatch):
+    answers(monkeypatch, "PENDING|90|gpu|2026-11-20T21:40:00|1:00:00\n", "\n".join(QUEUE))
+    found = place_of("12")
+    assert found == Place("gpu", 3, 5, moment("2026-11-20T21:40:00"))
+    start = moment("2026-11-20T21:40:00") or 0.0
+    assert queue_words(found, start - 1500) == (
+        "place 3 of 5 in partition gpu; expected to start at 21:40, in 25 min"
+    )
+
+
+def test_of_a_running_job(monkeypatch):
+    answers(monkeypatch, "RUNNING|90|gpu|2026-11-20T21:40:00|59:00\n")
+    assert place_of("12") == Place("gpu", left_seconds=3540.0)
+
+
+@pytest.mark.parametrize(
+    "said", ["", "COMPLETED|1|gpu|N/A|0:00", Refused("Invalid job id"), SlurmSilent("away")]
+)
+def test_nothing_is_known(monkeypatch, said):
+    answers(monkeypatch, said)
+    assert place_of("12") is None
+
+
+def test_without_a_plan_or_a_queue(monkeypatch):
+    answers(monkeypatch, "PENDING|90|gpu|N/A|1:00:00\n", SlurmSilent("away"))
+    found = place_of("12")
+    assert found == Place("gpu")
+    assert queue_words(found, 0.0) is None
