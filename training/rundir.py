@@ -181,10 +181,10 @@ class RunDir:
             return []
 
 
-def write_atomic(path: Path, text: str, durable: bool = True) -> None:
-    """Write a file so that a reader sees the old text or the new, also after a crash.
+def write_atomic(path: Path, text: str | bytes, durable: bool = True) -> None:
+    """Write a file so that a reader sees the old content or the new, also after a crash.
 
-    Without `durable` a crash of the whole machine may lose the text; a killed process cannot.
+    Without `durable` a crash of the whole machine may lose the content; a killed process cannot.
     Waiting for a busy disk can take seconds.
 
     Raises:
@@ -192,8 +192,8 @@ def write_atomic(path: Path, text: str, durable: bool = True) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(text.encode() if isinstance(text, str) else text)
             if durable:
                 file.flush()
                 os.fsync(file.fileno())

@@ -38,9 +38,10 @@ from .models import (
     quadratic_cost,
 )
 from .optim import build_optimizer
+from .predictions import save_predictions
 from .prepared import open_prepared
 from .restore import Shards, find_checkpoint, load_optimizer, load_weights
-from .rundir import RunDir, read_json, write_atomic, write_json
+from .rundir import RunDir, read_json, write_json
 from .scaling import scaled_config
 from .tokens import TokenData, collate, open_tokens
 from .tracking import Mirror, NoMirror, RunLog, flat_summary, open_mirror
@@ -265,7 +266,9 @@ def _finish(
         )
         if labels is not None and known:
             metrics[name] = compute_metrics(task, outputs, labels)
-        write_predictions(run, name, outputs, labels if known else None, data.label_names)
+        compressed = config.train.keep == "results"
+        known_labels = labels if known else None
+        write_predictions(run, name, outputs, known_labels, data.label_names, compressed)
     if not world.is_main:
         return {}
     return _results(config, run, world, progress, metrics, best)
@@ -317,12 +320,12 @@ def write_predictions(
     outputs: np.ndarray,
     labels: np.ndarray | None,
     names: tuple[str, ...] | list[str],
+    compressed: bool = False,
 ) -> None:
     """Write `predictions/SPLIT.tsv`: index, label, prediction, probability of every class.
 
-    A regression has index, label and value.
+    A regression has index, label and value. Compressed it is `SPLIT.tsv.gz`.
     """
-    run.predictions.mkdir(exist_ok=True)
     if outputs.shape[1] == 1:
         head = ["index", *(["label"] if labels is not None else []), "prediction"]
         values = outputs[:, 0]
@@ -346,4 +349,4 @@ def write_predictions(
             for i in range(len(predicted))
         ]
     text = "\n".join("\t".join(row) for row in [head, *rows]) + "\n"
-    write_atomic(run.predictions / f"{split}.tsv", text)
+    save_predictions(run, split, text, compressed)

@@ -6,21 +6,22 @@ import csv
 from collections import Counter
 from collections.abc import Iterable
 
+from training.predictions import open_predictions
 from training.rundir import RunDir
 
 
 def read_labels(run: RunDir, split: str) -> tuple[list[str], str | None]:
-    """Return the labels of a split as `predictions/SPLIT.tsv` holds them, and the positive class.
+    """Return the labels of a split as its predictions hold them, and the positive class.
 
     No labels where the file is missing or has none; the positive class is the second of two.
     """
     try:
-        with (run.predictions / f"{split}.tsv").open(encoding="utf-8", newline="") as file:
+        with open_predictions(run, split) as file:
             rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
             labels = [label for row in rows if (label := row.get("label")) is not None]
             names = [n[2:-1] for n in rows.fieldnames or () if n.startswith("p(")]
             return labels, names[1] if len(names) == 2 else None
-    except (OSError, ValueError, csv.Error):
+    except (OSError, EOFError, ValueError, csv.Error):
         return [], None
 
 

@@ -16,6 +16,7 @@ import yaml
 from training.config import RunConfig
 from training.config.schema import build, set_dotted
 from training.metrics import compute_metrics
+from training.predictions import open_predictions
 from training.rundir import RunDir, read_json, read_metrics
 
 from .test_engine import ROOT, free_port
@@ -228,7 +229,10 @@ def test_other_optimizers_and_schedules_and_what_they_keep(tmp_path, name, keep,
     )  # fmt: skip
     assert train(run, 1)["best_step"] == 3
     assert sorted(p.name for p in (run.checkpoints, run.model) if p.exists()) == left
-    assert run.predictions.is_dir()
+    end = ".tsv.gz" if keep == "results" else ".tsv"
+    assert {p.name for p in run.predictions.iterdir()} == {f"validation{end}", f"test{end}"}
+    with open_predictions(run, "validation") as file:
+        assert file.readline().split("\t")[:3] == ["index", "label", "prediction"]
 
 
 def test_a_signal_stops_at_a_step_boundary(tmp_path):
