@@ -51,7 +51,7 @@ def cancel_run(run: RunDir, yes: bool) -> int:
     if not yes and not confirmed(f"stop run {run.run_id} ({state})?"):
         return 0
     # Before the signal: whoever sees the job end must already see that it was asked to.
-    write_json(run.request, {"stop": True})
+    _ask_to_end(run.request)
     if jobs and (sweep := jobs[-1].get("sweep")):
         print(
             f"run {run.run_id} stops at its next step; job {jobs[-1]['job_id']} goes on with "
@@ -63,6 +63,19 @@ def cancel_run(run: RunDir, yes: bool) -> int:
     told = f"job {names} was" if len(jobs) == 1 else f"jobs {names} were"
     print(f"run {run.run_id}: {told} told to stop" if jobs else f"run {run.run_id} has ended")
     return 0
+
+
+def _ask_to_end(request: Path) -> bool:
+    """Write down that a person wants the end; where that cannot be written, say so and go on.
+
+    A full quota is no reason not to stop what fills it.
+    """
+    try:
+        write_json(request, {"stop": True})
+    except OSError as error:
+        print(f"note: cannot write {request}: {error.strerror}; the job is ended all the same")
+        return False
+    return True
 
 
 def cancel_sweep(sweep: SweepDir, yes: bool) -> int:
@@ -82,8 +95,8 @@ def cancel_sweep(sweep: SweepDir, yes: bool) -> int:
         return 0
     if not yes and not confirmed(f"stop sweep {sweep.name} ({told})?"):
         return 0
-    write_json(sweep.request, {"stop": True})
-    ask_to_stop(sweep, (t for t in trials if found[t.number] == "running"))
+    if _ask_to_end(sweep.request):
+        ask_to_stop(sweep, (t for t in trials if found[t.number] == "running"))
     stop(sweep.name, jobs)
     names = ", ".join(str(job["job_id"]) for job in jobs)
     print(f"sweep {sweep.name}: job {names} was told to stop; its line typed again goes on")

@@ -18,7 +18,9 @@ import click
 
 from launch.flags import FlagCommand
 from launch.main import run_command
+from training.config import UsageError
 from training.rundir import CACHE_FOLDER, RunDir, Snapshot, State, list_runs, run_state, snapshot
+from training.sweepdir import SweepDir, list_sweeps
 
 if TYPE_CHECKING:
     from launch.garbage import Asked, Item
@@ -128,9 +130,21 @@ def find(
         by_id = {run.run_id: files[run.path] for run in own}
         busy = any(
             states[run.path] in ("queued", "running") and not run.prepared.is_file() for run in own
-        )
+        ) or any(map(_may_run, list_sweeps(folder)))
         items += of_cache(folder / CACHE_FOLDER, by_id, own, busy, now)
     return items, left_alone
+
+
+def _may_run(sweep: SweepDir) -> bool:
+    """Return whether a sweep's workers are queued or running, or may be."""
+    from launch.jobs import elsewhere
+    from launch.sweeping import alive_jobs, read_jobs
+
+    jobs = read_jobs(sweep)
+    try:
+        return bool(jobs) and (bool(alive_jobs(jobs)) or elsewhere(jobs))
+    except UsageError:
+        return True
 
 
 def states_of(runs: dict[Path, RunDir], files: dict[Path, Snapshot]) -> dict[Path, State]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -11,6 +12,7 @@ from typing import Any
 from training import checkpoints, prepared
 from training.config import UsageError, load_config
 from training.rundir import CACHE_FOLDER, RunDir, Snapshot, State, read_json
+from training.sweepdir import SweepDir, list_sweeps
 
 from .leftovers import leftovers
 from .space import bytes_below
@@ -154,6 +156,11 @@ def of_cache(
     """
     runs = list(runs)
     codes, entries, paths = _references(cache, files, runs)
+    for sweep in list_sweeps(cache.parent):
+        of_sweep = _references_of(sweep, cache)
+        codes |= of_sweep[0]
+        entries |= of_sweep[1]
+        paths |= of_sweep[2]
 
     def unused(place: Path, kind: str, used: set[Path]) -> Iterator[Item]:
         for path in sorted(_folders(place)):
@@ -205,6 +212,24 @@ def _references(
         except UsageError:
             continue
         paths |= {Path(p) for p in (config.task.path, config.model.path) if p}
+    return codes, entries, paths
+
+
+def _references_of(sweep: SweepDir, cache: Path) -> tuple[set[str], set[str], set[Path]]:
+    """Return the same of a sweep, whose trials have no run directory before a worker takes them."""
+    codes, entries, paths = set[str](), set[str](), set[Path]()
+    manifest = read_json(sweep.manifest)
+    if isinstance(manifest, dict) and manifest.get("code"):
+        codes.add(str(manifest["code"]))
+    for script in sweep.submitit.glob("*.sh"):
+        codes |= _named_in(script, cache / "code")
+    for note in map(read_json, sweep.path.glob("prepared-*.json")):
+        if isinstance(note, dict) and note.get("entry"):
+            entries.add(str(note["entry"]))
+    for base in sweep.path.glob("base-*.yaml"):
+        with contextlib.suppress(UsageError):
+            config = load_config(base)
+            paths |= {Path(p) for p in (config.task.path, config.model.path) if p}
     return codes, entries, paths
 
 

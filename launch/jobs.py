@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,43 @@ def _ask(entries: Iterable[tuple[str, dict[str, Any]]]) -> dict[tuple[str, str],
     answers = job_states(
         list(slurm), {j: e["time"] for j, (_, e) in slurm.items() if e.get("time")}
     )
-    return found | {(run_id, job): answers[job] for job, (run_id, _) in slurm.items()}
+    unknown = [job for job in slurm if answers[job].slurm == "UNKNOWN"]
+    hidden = {job for job in unknown if _hidden(slurm[job][1])}
+    if any(slurm[job][1].get("cluster") for job in unknown):
+        here = _here()
+        hidden |= {job for job in unknown if _of_another(slurm[job][1], here)}
+    known = {(run_id, job): answers[job] for job, (run_id, _) in slurm.items()}
+    return found | {key: info for key, info in known.items() if key[1] not in hidden}
+
+
+def whose(executor: str) -> dict[str, Any]:
+    """Return what is noted of a new job so that others know whether they can ask for it."""
+    return {} if executor == "local" else {"cluster": _here(), "uid": os.getuid()}
+
+
+def elsewhere(entries: Iterable[Mapping[str, Any]]) -> bool:
+    """Return whether one of some jobs may be there although Slurm does not know it here.
+
+    It is another cluster's, whose nodes see the same runs folder; or another person's, and the site
+    hides the jobs of others (PrivateData).
+    """
+    jobs = [entry for entry in entries if entry.get("executor") != "local"]
+    here = _here() if any(entry.get("cluster") for entry in jobs) else None
+    return any(_hidden(entry) or _of_another(entry, here) for entry in jobs)
+
+
+def _hidden(entry: Mapping[str, Any]) -> bool:
+    return os.getuid() != 0 and entry.get("uid") not in (None, os.getuid())
+
+
+def _of_another(entry: Mapping[str, Any], here: str | None) -> bool:
+    return here is not None and entry.get("cluster") not in (None, here)
+
+
+def _here() -> str | None:
+    from launch.presets import slurm_cluster
+
+    return slurm_cluster()
 
 
 def local_job(

@@ -105,14 +105,18 @@ def _path(runs: Path) -> Path:
 def _new(runs: Path, known: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     names = {line["run_id"] for line in known}
     found = []
-    with contextlib.suppress(OSError):
-        for path in sorted(runs.iterdir()):
-            if path.name.startswith(".") or path.name in names:
-                continue
+    try:
+        paths = sorted(runs.iterdir())
+    except OSError:
+        return []
+    for path in paths:
+        if path.name.startswith(".") or path.name in names:
+            continue
+        with contextlib.suppress(OSError):  # somebody's own, or it went while we looked
             if (path / "results.json").is_file() and (line := entry(RunDir(path))):
                 found.append(line)
-                if len(found) == AT_ONCE:
-                    break
+        if len(found) == AT_ONCE:
+            break
     return found
 
 

@@ -267,6 +267,12 @@ def show_errors(run: RunDir, attempt: int | None) -> int:
     seen, files = _seen(run)
     failed = [n for n in files.nodes if earliest_cause(files.nodes[n], n)]
     number = max(failed or files.nodes, default=None) if attempt is None else attempt
+    if attempt is None and failed and seen.state == "failed" and number != max(files.nodes):
+        # The last one was ended from outside: what failed before is not the cause.
+        print(f"attempt {max(files.nodes)} failed: {seen.cause}")
+        for line in _earlier(files, max(files.nodes), {}):
+            print(line)
+        return 1
     if number is None or number not in files.nodes:
         if attempt is not None:
             return explain_nothing(run, Wanted(attempt=attempt), None)
@@ -298,7 +304,7 @@ def show_errors(run: RunDir, attempt: int | None) -> int:
     if attempt is None:
         for line in _earlier(files, number, cause):
             print(line)
-    return 1
+    return 0 if attempt is None and seen.state == "finished" else 1
 
 
 def _ranks_with(run: RunDir, attempt: int, cause: dict[str, Any]) -> list[int]:

@@ -271,6 +271,7 @@ def write_run(config: RunConfig, run: RunDir, plan: Plan, inputs: Inputs | None 
 
 def note_job(config: RunConfig, run: RunDir, job: str, first_attempt: int, **noted: Any) -> None:
     """Add a job to the run's list of jobs, with what else is to be noted of it."""
+    from launch.jobs import whose
     from training.rundir import snapshot
 
     entry = {
@@ -279,6 +280,7 @@ def note_job(config: RunConfig, run: RunDir, job: str, first_attempt: int, **not
         "first_attempt": first_attempt,
         "time": time.time(),
         "host": socket.gethostname(),
+        **whose(config.cluster.executor),
         **noted,
     }
     write_json(run.jobs, {"jobs": [*snapshot(run).jobs, entry]})

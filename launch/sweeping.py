@@ -313,6 +313,7 @@ def submit_trials(
         UsageError: Slurm refuses; arrays that it took before stay, and are in `jobs.json`.
     """
     from .executor import submit_workers
+    from .jobs import whose
 
     local = config.cluster.executor == "local"
     lanes = min(packing.parallel or 1, len(numbers)) if local else packing.lanes
@@ -329,6 +330,7 @@ def submit_trials(
             "parallel": parallel,
             "time": time.time(),
             "host": socket.gethostname(),
+            **whose(config.cluster.executor),
             "sweep": sweep.name,
             # Any worker takes any trial: all of them stand for all.
             "trials": list(numbers),

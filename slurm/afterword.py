@@ -7,6 +7,7 @@ a bad host, or it has failed. Standard library and our own modules only: no torc
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -113,10 +114,11 @@ def _queue(
         shared: other runs are in the same job, whose worker has it queued again for all of them.
     """
     cluster = failure.config.cluster
-    try:
-        usable = scontrol.usable_hosts(fields.get("Partition", ""))
-    except (Refused, Silent):
-        usable = set()  # not known: no host is excluded
+    usable: set[str] = set()  # not known: no host is excluded
+    if not fields.keys() & {"ReqNodeList", "Reservation"}:
+        with contextlib.suppress(Refused, Silent):
+            partition, features = fields.get("Partition", ""), "Features" in fields
+            usable = scontrol.usable_hosts(partition, failure.hosts, features)
     old = fields.get("ExcNodeList")
     means = means_of(
         failure.run,

@@ -49,7 +49,8 @@ class Attempt:
         self.procs = self.config.cluster.procs_per_node or 1
         self.record: dict[str, Any] = {
             "job_id": allocation.job_id,
-            "host": socket.gethostname(),
+            # As Slurm calls it, which may not be what the host calls itself: it is to be excluded.
+            "host": allocation.hosts[self.node] if allocation.slurm else socket.gethostname(),
             "attempt": self.number,
             "restarts": self.restarts,
             "node": self.node,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
-from typing import Any
 
 from slurm import scontrol
 from slurm.attempt import Attempt, NodeFailed
@@ -22,7 +21,7 @@ def hand_over(attempt: Attempt, peers: Peers, signals: Signals) -> None:
 
     Raises:
         NodeFailed: Slurm does not queue it again.
-        SystemExit: by submitit, after the requeue.
+        SystemExit: by submitit, of a local job that it starts again.
     """
     heard = signals.seen | peers.signals()
     reason = _no_requeue(attempt, peers, heard)
@@ -33,22 +32,16 @@ def hand_over(attempt: Attempt, peers: Peers, signals: Signals) -> None:
     # non-zero status, which ends them too: let them write their last line first.
     peers.await_end(HANDOVER_SECONDS)
     ignore_stops()  # the requeue's own TERM comes while scontrol runs
-    if signal.SIGUSR2 in heard:
+    if not attempt.allocation.slurm:
         handler = signals.previous.get(signal.SIGUSR2)
-        if callable(handler):
-            _make_patient(handler, attempt)
+        if signal.SIGUSR2 in heard and callable(handler):
             handler(signal.SIGUSR2, None)
         return
-    # TERM with time to go: Slurm preempts, and queues the job again at the end of the grace
-    # time only if it is still there. We are done earlier.
+    # Not by submitit's handler: it writes its pickle anew first, which a full disk forbids, and
+    # gives up at once where the controller is away. The pickle has nothing that changes.
+    # After a TERM with time to go, too: Slurm preempts, and queues the job again at the end of the
+    # grace time only if it is still there. We are done earlier.
     _queue_again(attempt)
-
-
-def _make_patient(handler: Any, attempt: Attempt) -> None:
-    """Have submitit's handler wait for a controller that is away; it would give up at once."""
-    environment = getattr(getattr(handler, "__self__", None), "env", None)
-    if attempt.allocation.slurm and environment is not None:
-        environment._requeue = lambda countdown: _queue_again(attempt)
 
 
 def _queue_again(attempt: Attempt) -> None:

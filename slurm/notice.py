@@ -21,21 +21,31 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from slurm import scontrol
 from slurm.allocation import Allocation, read_allocation
 from slurm.claims import publish
-from slurm.scontrol import say
+from slurm.scontrol import Refused, Silent, say
 from slurm.search_file import read_search
 from slurm.trial import trial_config
-from slurm.verdicts import asked_to_end
+from slurm.verdicts import asked_to_end, may_requeue
 from slurm.worker import ended
 from training.config import RunConfig, UsageError, load_config
-from training.rundir import RunDir, earliest_cause, node_records, read_json
+from training.rundir import RunDir, earliest_cause, node_records, read_json, snapshot
 from training.sweepdir import SWEEPS_FOLDER, SweepDir, read_trials
 
 ADDRESS_SECONDS = 10.0
 """How long an address may take to answer; it is tried twice."""
 COMMAND_SECONDS = 60.0
 """How long a command may take."""
+LONGEST = 1000
+"""Characters of a notice's text."""
+FINAL = frozenset(
+    ("RUNNING", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL")
+)
+"""Slurm's states of a job whose batch script ends for good: its end is not known to Slurm yet, or
+Slurm ended it."""
+BUSY = frozenset((429, 500, 502, 503, 504))
+"""Answers of a server that may be another one later."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +73,10 @@ class Notice:
         """What tells it from the next one of the same run: a name for a file."""
         if self.trials is not None:
             return "-".join(f"{count}-{state}" for state, count in sorted(self.trials.items()))
-        return f"{self.job}-{self.attempt}-{self.state}"
+        if self.attempt is None:
+            return f"job-{self.job}-{self.state}"
+        # Not by the job: the next one of a chain finds the run finished and ends at once.
+        return f"{self.attempt}-{self.state}"
 
     def plain(self) -> dict[str, Any]:
         """Return it ready for JSON; `content` is what some chat servers call the text."""
@@ -84,38 +97,83 @@ def notice_of_run(
     """
     last = max(run.attempt_numbers(), default=None)
     told = {"kind": "run", "folder": str(run.path), "job": allocation.job_id, "attempt": last}
+
+    def over(state: str, words: str, **more: Any) -> Notice:
+        text = f"{run.run_id} {state}" + (f": {words}" if words else "")
+        return Notice(run.run_id, state=state, text=_short(text), **{**told, **more})
+
     results = read_json(run.results)
     if isinstance(results, dict):
         metric, value = results.get("primary_metric"), results.get("primary_value")
-        score = f": {metric} {value:.4f}" if isinstance(value, (int, float)) else ""
-        text = f"{run.run_id} finished{score}"
-        return Notice(run.run_id, state="finished", text=text, metric=metric, value=value, **told)
+        score = f"{metric} {value:.4f}" if isinstance(value, (int, float)) else ""
+        return over("finished", score, metric=metric, value=value)
     if asked_to_end(run):
         return None
     nodes = node_records(run, last) if last is not None else []
     if allocation.slurm:
-        nodes = [node for node in nodes if node.get("job_id") == allocation.job_id]
+        this = (allocation.job_id, allocation.restarts)
+        nodes = [node for node in nodes if (node.get("job_id"), node.get("restarts")) == this]
     if last is None or not nodes:
-        if status == 0:
+        # Slurm may have taken the nodes back while Python started. And in a chain of jobs those
+        # behind one that failed for good do not begin.
+        if status == 0 or _follows(run, allocation) or not _ends(allocation):
             return None
         cause = "the job ended before the node agent wrote anything"
-        text = f"{run.run_id} failed: {cause}"
-        return Notice(run.run_id, state="failed", text=text, cause=cause, **told)
+        return over("failed", cause, cause=cause, attempt=None)
     verdict = read_json(run.verdict(last))
-    if isinstance(verdict, dict) and verdict.get("action") == "stop":
+    action = verdict.get("action") if isinstance(verdict, dict) else None
+    if action == "stop" or (action is None and status and _failed(nodes) and _ends(allocation)):
         found = earliest_cause(nodes, last)
-        said = f"{found['host']}: {found['message']}" if found else str(verdict.get("why"))
+        why = verdict.get("why") if isinstance(verdict, dict) else "nobody said why"
+        said = f"{found['host']}: {found['message']}" if found else str(why)
         cause = " ".join(said.split())
-        text = f"{run.run_id} failed: {cause}"
-        return Notice(run.run_id, state="failed", text=text, cause=cause, **told)
-    if (
-        all(node.get("end") == "interrupted" for node in nodes)
-        and allocation.slurm
-        and allocation.restarts >= config.cluster.max_requeues
-    ):
-        text = f"{run.run_id} interrupted: cluster.max_requeues is reached"
-        return Notice(run.run_id, state="interrupted", text=text, **told)
+        return over("failed", cause, cause=cause)
+    if all(node.get("end") == "interrupted" for node in nodes) and allocation.slurm:
+        if may_requeue(config):
+            again = allocation.restarts < config.cluster.max_requeues
+            why = "cluster.max_requeues is reached"
+        else:
+            again, why = _has_successor(run, allocation), "no job comes after this one"
+        if not again and _ends(allocation):
+            return over("interrupted", why)
     return None
+
+
+def _short(text: str) -> str:
+    """Return a text that chat servers take: some refuse more than 2,000 characters."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
+def _failed(nodes: list[dict[str, Any]]) -> bool:
+    """Return whether an attempt failed, or an agent ended without a word."""
+    return any(node.get("end") in ("failed", None) for node in nodes)
+
+
+def _follows(run: RunDir, allocation: Allocation) -> bool:
+    """Return whether a job was submitted behind another, which is told of already."""
+    return any(e.get("after") and str(e["job_id"]) == allocation.job_id for e in snapshot(run).jobs)
+
+
+def _has_successor(run: RunDir, allocation: Allocation) -> bool:
+    return any(str(e.get("after")) == allocation.job_id for e in snapshot(run).jobs)
+
+
+def _ends(allocation: Allocation) -> bool:
+    """Return whether this job ends for good: Slurm does not queue it again, nobody cancelled it.
+
+    Where Slurm cannot be asked from a node, what its exit status says holds; where it does not
+    answer, nothing is said.
+    """
+    if not allocation.slurm:
+        return True
+    try:
+        fields = scontrol.show_job(allocation.job_id)
+    except Refused:
+        return True
+    except Silent:
+        return False
+    same = int(fields.get("Restarts") or 0) == allocation.restarts
+    return same and fields.get("JobState") in FINAL
 
 
 def notice_of_sweep(sweep: SweepDir, allocation: Allocation) -> Notice | None:
@@ -186,7 +244,10 @@ def _post(address: str, body: str) -> str | None:
                 return None
         except urllib.error.HTTPError as error:
             # Of the address no more than the host: the rest of a webhook's is a secret.
-            return f"{_host(address)} answers {error.code} {error.reason}"
+            said = f"{_host(address)} answers {error.code} {error.reason}"
+            if error.code not in BUSY:
+                break
+            time.sleep(pause)
         except (OSError, ValueError) as error:
             said = f"{_host(address)} is not reached: {getattr(error, 'reason', error)}"
             time.sleep(pause)
@@ -238,7 +299,6 @@ def notify(folder: Path, status: int, environ: Mapping[str, str] = os.environ) -
 
     Raises:
         UsageError: a configuration cannot be read.
-        OSError: the folder cannot be written.
     """
     allocation = read_allocation(environ)
     place = RunDir(folder)
@@ -256,9 +316,12 @@ def notify(folder: Path, status: int, environ: Mapping[str, str] = os.environ) -
     if how is None or notice is None:
         return None
     # Two workers may end at once, and a job may be started once more by mistake.
-    place.notices.mkdir(exist_ok=True)
-    if not publish(place.notices / f"{notice.key}.json", json.dumps(notice.plain()) + "\n"):
-        return None
+    try:
+        place.notices.mkdir(exist_ok=True)
+        if not publish(place.notices / f"{notice.key}.json", json.dumps(notice.plain()) + "\n"):
+            return None
+    except OSError as error:
+        say(f"cannot write {place.notices}: {error.strerror}")  # a full disk is to be told of, too
     problem = tell(notice, how)
     return f"told: {notice.text}" if problem is None else f"could not tell: {problem}"
 

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -139,18 +139,32 @@ def exclude_hosts(job: str, hosts: list[str], already: str | None) -> None:
     patiently(lambda: ask("scontrol", "update", f"JobId={job}", f"ExcNodeList={names}"), 60.0)
 
 
-def usable_hosts(partition: str) -> set[str]:
-    """Return the hosts of a partition that are not down or drained.
+def usable_hosts(partition: str, like: Collection[str], features: bool = False) -> set[str]:
+    """Return the hosts of a partition that a job could run on in the place of those it has.
+
+    They are not down, drained or reserved, and have the cores, memory and GPUs of one of its own;
+    a job that were told to avoid more would wait for ever.
+
+    Args:
+        partition: its name.
+        like: the job's hosts.
+        features: the job asks for features (`--constraint`): those must be equal too.
 
     Raises:
         Refused, Silent: as `ask`.
     """
-    found = set()
-    for line in ask("sinfo", "-h", "-N", "-p", partition, "-o", "%N|%t").splitlines():
-        name, _, state = line.strip().partition("|")
-        if not re.match(r"(down|drain|drng|fail|unk|maint|power)", state):
-            found.add(name)
-    return found
+    text = ask("sinfo", "-h", "-N", "-p", partition, "-o", "%N|%t|%c|%m|%G|%f")
+    nodes: dict[str, tuple[str, tuple[str, ...]]] = {}
+    for line in text.splitlines():
+        name, state, *has = line.strip().split("|", 5)
+        nodes[name] = state, tuple(has if features else has[:3])
+    wanted = {nodes[name][1] for name in like if name in nodes}
+    return {
+        name for name, (state, has) in nodes.items() if has in wanted and not _UNUSABLE.match(state)
+    }
+
+
+_UNUSABLE = re.compile(r"(down|drain|drng|fail|unk|maint|pow|resv|inval)")
 
 
 def end_of_job(job: str) -> float | None:

@@ -78,6 +78,8 @@ def open_run(
         "host": socket.gethostname(),
         "sweep": sweep.name,
     }
+    if slurm:
+        entry |= {"cluster": os.environ.get("SLURM_CLUSTER_NAME"), "uid": os.getuid()}
     write_json(run.jobs, {"jobs": [*files.jobs, entry]})
     # What a person asked of an earlier job is not asked of this one.
     run.request.unlink(missing_ok=True)

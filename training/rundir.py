@@ -263,20 +263,24 @@ def find_run(runs: Path, name: str) -> RunDir | None:
     candidates = [runs / name] if RUN_ID.match(name) else []
     candidates.append(Path(name).expanduser())
     for candidate in candidates:
-        if (candidate / "config.yaml").is_file() or (candidate / "jobs.json").is_file():
+        # Not Path.is_file: of a folder that is somebody's own it raises.
+        names = (candidate / "config.yaml", candidate / "jobs.json")
+        if any(os.path.isfile(name) for name in names):  # noqa: PTH113
             return RunDir(candidate)
     return None
 
 
 def list_runs(runs: Path) -> list[RunDir]:
-    """Return the runs below a folder, newest first."""
+    """Return the runs below a folder, newest first; without those that we may not read."""
     if not runs.is_dir():
         return []
     found = []
     with os.scandir(runs) as entries:
         for entry in entries:
             try:
-                if entry.is_dir() and not entry.name.startswith("."):
+                if entry.name.startswith(".") or not entry.is_dir():
+                    continue
+                if os.access(entry.path, os.R_OK | os.X_OK):
                     found.append((entry.stat().st_mtime, entry.path))
             except OSError:
                 continue  # it went while we looked
@@ -387,7 +391,7 @@ def snapshot(run: RunDir, brief: bool = False) -> Snapshot:
         progress=_mapping(run.progress),
         nodes=nodes,
         finished=finished,
-        readable=run.config.is_file(),
+        readable=os.path.isfile(run.config),  # noqa: PTH113 (see find_run)
         stopped=bool(_mapping(run.request).get("stop")),
     )
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
@@ -79,6 +80,21 @@ def test_it_asks_first(run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert type_line("r1", answer="y\n").exit_code == 0
     assert noted.read_text() == "77\n"
     assert read_json(run.request) == {"stop": True}
+
+
+def test_a_full_quota_does_not_keep_a_job_running(
+    run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes.executor(monkeypatch)
+    noted = scancel(tmp_path, monkeypatch, "exit 0")
+
+    def full(path: Path, value: object) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr("launch.cancel.write_json", full)
+    done = type_line("r1", "--yes")
+    assert (done.exit_code, noted.read_text()) == (0, "77\n")
+    assert "cannot write" in done.output and "quota" in done.output
 
 
 def test_slurms_refusal_is_told(

@@ -14,6 +14,7 @@ from tests.launch.commandline import assert_refused, glueline, tree
 from training import checkpoints
 from training.config import ModelConfig, RunConfig, TaskConfig
 from training.rundir import RunDir, write_json
+from training.sweepdir import SweepDir
 
 HERE = socket.gethostname()
 BASE = RunConfig(
@@ -123,6 +124,41 @@ def test_the_command_shows_asks_and_frees(tmp_path):
 def old(path):
     """Make something look as if nobody had touched it for long; ctime cannot be set."""
     os.utime(path, (1, 1))
+
+
+@pytest.mark.parametrize("sweeps", [False, True])
+def test_what_a_sweep_reads_stays(tmp_path, sweeps):
+    """Its trials have no run directory before a worker takes them."""
+    runs = tmp_path / "runs"
+    cache = runs / ".cache"
+    model = cache / "hub/models/m1"
+    for name in ("code/aaaa", "code/bbbb", "tokens/t1", "tokenizers/k1", "hub/models/m1"):
+        (cache / name).mkdir(parents=True)
+    (cache / "prepared").mkdir()
+    entry = {"format": 1, "tokens": "tokens/t1", "tokenizer": "tokenizers/k1", "files": []}
+    write_json(cache / "prepared" / "e1.json", entry)
+    if sweeps:
+        sweep = SweepDir(runs / ".sweeps" / "s")
+        sweep.submitit.mkdir(parents=True)
+        write_json(sweep.manifest, {"code": "aaaa"})
+        (sweep.submitit / "x.sh").write_text(f"export PYTHONPATH={cache}/code/bbbb")
+        write_json(sweep.prepared("d"), {"entry": "e1"})
+        sweep.base("d").write_text(BASE.with_paths(model=str(model)).dump())
+    items, _ = find(runs, [], Asked(cache=True), time.time() + FRESH_SECONDS + 60)
+    assert len(items) == (0 if sweeps else 6)
+
+
+def test_a_sweep_that_may_run_keeps_all_tokens(tmp_path):
+    runs = tmp_path / "runs"
+    (runs / ".cache" / "tokens" / "t1").mkdir(parents=True)
+    sweep = SweepDir(runs / ".sweeps" / "s")
+    sweep.path.mkdir(parents=True)
+    later = time.time() + FRESH_SECONDS + 60
+    job = {"job_id": "1", "executor": "local", "host": "elsewhere", "sweep": "s"}
+    write_json(sweep.jobs, {"jobs": [job]})
+    assert find(runs, [], Asked(cache=True), later)[0] == []
+    write_json(sweep.jobs, {"jobs": [job | {"host": HERE, "job_id": "0"}]})
+    assert len(find(runs, [], Asked(cache=True), later)[0]) == 1
 
 
 def test_the_cache_is_freed_of_what_no_run_names(tmp_path, monkeypatch):

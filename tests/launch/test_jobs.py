@@ -63,3 +63,26 @@ def test_of_those_that_ended_the_one_that_ran_last_counts(says):
 def test_open_jobs_are_those_of_every_submission(says):
     says(j1="RUNNING", j2="FAILED", j3="PENDING")
     assert [e["job_id"] for e in open_jobs(files("1", "2", "3"))] == ["1", "3"]
+
+
+@pytest.mark.parametrize(
+    ("noted", "me", "known"),
+    [
+        ({}, 1000, True),
+        ({"cluster": "hpc1", "uid": 1000}, 1000, True),
+        ({"cluster": "hpc2", "uid": 1000}, 1000, False),
+        ({"cluster": "hpc1", "uid": 1001}, 1000, False),
+        ({"cluster": "hpc1", "uid": 1001}, 0, True),
+    ],
+)
+def test_a_job_that_slurm_does_not_know_may_be_elsewhere(says, monkeypatch, noted, me, known):
+    """Of another cluster, or of a person whose jobs are hidden: nobody can tell from here."""
+    monkeypatch.setattr("launch.presets.slurm_cluster", lambda: "hpc1")
+    monkeypatch.setattr("os.getuid", lambda: me)
+    run = files("1")
+    run.jobs[0].update(noted)
+    says(j1="UNKNOWN")
+    assert (last_job(run) is not None) is known
+    assert jobs.elsewhere(run.jobs) is not known
+    says(j1="RUNNING")
+    assert last_job(run) is not None

@@ -81,8 +81,6 @@ def test_what_repeats_is_folded(run):
         cause |= {"log": f"attempts/{attempt}/logs/0-0.log"}
         run.logs(attempt).mkdir(parents=True, exist_ok=True)
         write_json(run.node(attempt, 0), ended | {"cause": cause})
-    run.logs(5).mkdir(parents=True)
-    write_json(run.node(5, 0), {"host": "n0", "job_id": "1"})  # runs, or died without a word
     done = logs(run, "--first-error")
     lines = done.stdout.splitlines()
     assert lines[0] == "attempt 4 failed: rank 0 on n0: ValueError: no rows"
@@ -91,6 +89,21 @@ def test_what_repeats_is_folded(run):
         "attempts 2, 3 failed: rank 0 on n0: ValueError: no memory",
     ]
     assert "the same on 2 other ranks: 0, 1" in logs(run, "--errors", "--attempt", "1").stdout
+
+
+def test_a_cause_of_an_earlier_attempt_is_not_the_last_ones(run):
+    """The last attempt was ended from outside; what failed before was tried again."""
+    run.logs(2).mkdir(parents=True)
+    write_json(run.node(2, 0), {"host": "n0", "job_id": "1", "end": None})
+    lines = logs(run, "--errors").stdout.splitlines()
+    assert lines == [
+        "attempt 2 failed: the job was ended from outside: it left no cause",
+        "attempt 1 failed: rank 3 on n1: ValueError: no rows",
+    ]
+    write_json(run.results, {"primary_metric": "accuracy", "primary_value": 0.5})
+    done = logs(run, "--errors")
+    assert done.returncode == 0  # it finished in the end
+    assert done.stdout.startswith("attempt 1 failed: rank 3")
 
 
 def test_wrong_requests(run):

@@ -7,6 +7,7 @@ import pytest
 from launch import slurm_site
 from launch.place import Place, place_of, queue_words, rank_in, seconds_of
 from launch.slurm_site import Refused, SlurmSilent, moment
+from tests.present import present
 
 
 @pytest.mark.parametrize(
@@ -54,11 +55,13 @@ def answers(monkeypatch, *said):
 
 
 def test_of_a_queued_job(monkeypatch):
-    answers(monkeypatch, "PENDING|90|gpu|2026-11-20T21:40:00|1:00:00\n", "\n".join(QUEUE))
+    config = "PrivateData             = none\nProctrackType = x\n"
+    line = "PENDING|90|gpu|2026-11-20T21:40:00|1:00:00\n"
+    answers(monkeypatch, line, config, "\n".join(QUEUE))
     found = place_of("12")
     assert found == Place("gpu", 3, 5, moment("2026-11-20T21:40:00"))
     start = moment("2026-11-20T21:40:00") or 0.0
-    assert queue_words(found, start - 1500) == (
+    assert queue_words(present(found), start - 1500) == (
         "place 3 of 5 in partition gpu; expected to start at 21:40, in 25 min"
     )
 
@@ -76,8 +79,14 @@ def test_nothing_is_known(monkeypatch, said):
     assert place_of("12") is None
 
 
+def test_where_the_jobs_of_others_are_hidden_there_is_no_place(monkeypatch):
+    private = "PrivateData             = accounts,jobs\n"
+    answers(monkeypatch, "PENDING|90|gpu|2026-11-20T21:40:00|1:00:00\n", private, "12|90")
+    assert place_of("12") == Place("gpu", expected_start=moment("2026-11-20T21:40:00"))
+
+
 def test_without_a_plan_or_a_queue(monkeypatch):
     answers(monkeypatch, "PENDING|90|gpu|N/A|1:00:00\n", SlurmSilent("away"))
     found = place_of("12")
     assert found == Place("gpu")
-    assert queue_words(found, 0.0) is None
+    assert queue_words(present(found), 0.0) is None

@@ -20,7 +20,7 @@ SCONTROL = """#!/bin/sh
 echo "scontrol $*" >> {log}
 . {folder}/answer
 case "$1" in
-  show) echo "JobId=7 JobName=x JobState=$state Restarts=1 Partition=main ExcNodeList=$old";;
+  show) echo "JobId=7 JobName=x JobState=$state Restarts=1 Partition=main ExcNodeList=$old $more";;
   requeue) [ -z "$away" ] || {{ [ -e {folder}/once ] || {{ touch {folder}/once
              echo "Unable to contact slurm controller (connect failure)" >&2; exit 1; }}; }}
            [ -z "$no" ] || {{ echo "$no" >&2; exit 1; }};;
@@ -42,10 +42,10 @@ def slurm(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     monkeypatch.setattr(scontrol, "PAUSE_SECONDS", 0.05)
 
-    def answers(state="RUNNING", old="(null)", hosts="n1|mix\nn2|alloc\n", no="", away=""):
+    def answers(state="RUNNING", old="(null)", hosts="n1|mix\nn2|alloc\n", no="", away="", more=""):
         hosts = hosts.replace("\n", "'\"\n\"'")
         (folder / "answer").write_text(
-            f"state={state}\nold='{old}'\nhosts='{hosts}'\nno='{no}'\naway={away}\n"
+            f"state={state}\nold='{old}'\nhosts='{hosts}'\nno='{no}'\naway={away}\nmore='{more}'\n"
         )
 
     answers()
@@ -116,6 +116,31 @@ def test_a_host_whose_agent_is_gone_is_avoided(run, slurm, hosts):
     enough = "idle" in hosts
     assert verdict(run)["exclude"] == (["n2"] if enough else [])
     assert ("scontrol update JobId=7 ExcNodeList=n2" in slurm[1].read_text()) is enough
+
+
+SAME, OTHER = "|8|64000|gpu:a100:4|a100,rack1", "|8|64000|gpu:v100:4|v100,rack1"
+
+
+@pytest.mark.parametrize(
+    ("hosts", "more", "avoided"),
+    [
+        (f"n1|mix{SAME}\nn2|mix{SAME}\nn3|idle{SAME}\n", "", True),
+        (f"n1|mix{SAME}\nn2|mix{SAME}\nn3|idle{OTHER}\nn4|idle{OTHER}\n", "", False),
+        (f"n1|mix{SAME}\nn2|mix{SAME}\nn3|resv{SAME}\n", "", False),
+        (f"n1|mix{SAME}\nn2|mix{SAME}\nn3|idle{SAME},x\n", "", True),
+        (f"n1|mix{SAME}\nn2|mix{SAME}\nn3|idle{SAME},x\n", "Features=x", False),
+        (f"n1|mix{SAME}\nn2|mix{SAME}\nn3|idle{SAME}\n", "ReqNodeList=n[1-2]", False),
+        (f"n1|mix{SAME}\nn2|mix{SAME}\nn3|idle{SAME}\n", "Reservation=lab", False),
+    ],
+)
+def test_a_host_is_avoided_only_where_another_of_its_kind_is_free(run, slurm, hosts, more, avoided):
+    """A job that must avoid the only hosts that fit would wait for ever."""
+    slurm[0](hosts=hosts, more=more)
+    node(run, 1, 0, cause=why("SIGBUS"))
+    node(run, 1, 1, cause=why("RuntimeError", secondary=True))
+    afterword(run, ENVIRON)
+    assert verdict(run)["exclude"] == (["n1"] if avoided else [])
+    assert "scontrol requeue 7" in slurm[1].read_text()
 
 
 def test_hosts_that_a_person_avoids_stay_avoided(run, slurm):

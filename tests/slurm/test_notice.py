@@ -28,7 +28,8 @@ def a_run(folder: Path, **cluster: Any) -> RunDir:
 
 def node(run: RunDir, attempt: int, end: str, **more: Any) -> None:
     run.attempt(attempt).mkdir(parents=True, exist_ok=True)
-    write_json(run.node(attempt, 0), {"job_id": "7", "host": "n1", "end": end, **more})
+    record = {"job_id": "7", "restarts": attempt, "host": "n1", "end": end}
+    write_json(run.node(attempt, 0), record | more)
 
 
 def told(folder: Path) -> list[dict[str, Any]]:
@@ -83,32 +84,98 @@ def test_a_failure_is_told_when_it_is_not_tried_again(
     assert [n["text"] for n in told(tmp_path)] == ([says] if says else [])
 
 
+@pytest.fixture(autouse=True)
+def state(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Return what Slurm says of the job, to be changed."""
+    fields = {"JobState": "RUNNING"}
+    monkeypatch.setattr("slurm.scontrol.show_job", lambda job: fields)
+    return fields
+
+
 def test_a_resumed_run_is_told_of_again(tmp_path, keeps):
     run = a_run(tmp_path, notify=keeps)
     node(run, 0, "failed", cause=CAUSE)
     write_json(run.verdict(0), {"action": "stop", "why": "…"})
     notify(run.path, 1, SLURM)
-    node(run, 1, "finished", job_id="8")
+    again = SLURM | {"SLURM_JOB_ID": "8"}
+    assert "before the node agent wrote" in str(notify(run.path, 1, again))
+    node(run, 1, "finished", job_id="9")
     write_json(run.results, {})
-    notify(run.path, 0, SLURM | {"SLURM_JOB_ID": "8"})
-    assert [n["state"] for n in told(tmp_path)] == ["failed", "finished"]
+    notify(run.path, 0, SLURM | {"SLURM_JOB_ID": "9"})
+    assert [n["state"] for n in told(tmp_path)] == ["failed", "failed", "finished"]
 
 
-def test_a_job_that_never_began_is_told(tmp_path, keeps):
-    """Also a resumed one, whose folder has the attempts of another job."""
+@pytest.mark.parametrize("slurm", ["RUNNING", "CANCELLED", "PENDING", "COMPLETING"])
+def test_a_job_that_never_began_is_told_unless_it_comes_back(tmp_path, keeps, state, slurm):
+    """Slurm may take the nodes back while Python starts; then it starts again."""
+    state["JobState"] = slurm
     run = a_run(tmp_path, notify=keeps)
     assert notify(run.path, 0, SLURM) is None
-    assert "before the node agent wrote" in str(notify(run.path, 1, SLURM))
+    said = notify(run.path, 1, SLURM)
+    assert ("before the node agent wrote" in str(said)) is (slurm == "RUNNING")
+
+
+def test_a_later_start_that_never_began(tmp_path, keeps, state):
+    """What an earlier start of the job left says nothing about this one."""
+    run = a_run(tmp_path, notify=keeps)
     node(run, 0, "interrupted")
-    assert "before the node agent" in str(notify(run.path, 1, SLURM | {"SLURM_JOB_ID": "8"}))
+    state["Restarts"] = "1"
+    said = notify(run.path, 1, SLURM | {"SLURM_RESTART_COUNT": "1"})
+    assert said == "told: mnli-1 failed: the job ended before the node agent wrote anything"
 
 
-def test_the_last_requeue_is_told(tmp_path, keeps):
+def test_a_failure_that_nobody_could_judge(tmp_path, keeps, state):
+    """On a full disk the verdict cannot be written, nor the notice: it is told all the same."""
+    run = a_run(tmp_path, notify=keeps)
+    node(run, 0, "failed", cause=CAUSE)
+    run.notices.write_text("in the way")
+    assert notify(run.path, 1, SLURM) == "told: mnli-1 failed: n1: a bad row"
+    state["JobState"] = "PENDING"
+    assert notify(run.path, 1, SLURM) is None
+
+
+def test_the_last_requeue_is_told(tmp_path, keeps, state):
     run = a_run(tmp_path, notify=keeps, max_requeues=2)
     node(run, 2, "interrupted")
+    node(run, 1, "interrupted")
     assert notify(run.path, 0, SLURM | {"SLURM_RESTART_COUNT": "1"}) is None
-    said = notify(run.path, 0, SLURM | {"SLURM_RESTART_COUNT": "2"})
-    assert said == "told: mnli-1 interrupted: cluster.max_requeues is reached"
+    last = SLURM | {"SLURM_RESTART_COUNT": "2"}
+    assert notify(run.path, 0, last) is None  # Slurm itself queued it again
+    state["Restarts"] = "2"
+    assert notify(run.path, 0, last) == "told: mnli-1 interrupted: cluster.max_requeues is reached"
+
+
+def test_a_chain_of_jobs_is_told_once(tmp_path, keeps):
+    run = a_run(tmp_path, notify=keeps, requeue="no")
+    chain = [{"job_id": "7"}, {"job_id": "8", "after": "7"}, {"job_id": "9", "after": "8"}]
+    write_json(run.jobs, {"jobs": chain})
+    jobs = [SLURM | {"SLURM_JOB_ID": str(n)} for n in (7, 8, 9)]
+    node(run, 0, "interrupted")
+    assert notify(run.path, 0, jobs[0]) is None
+    node(run, 1, "failed", job_id="8", restarts=0, cause=CAUSE)
+    write_json(run.verdict(1), {"action": "stop", "why": "…"})
+    assert notify(run.path, 1, jobs[1]) == "told: mnli-1 failed: n1: a bad row"
+    assert notify(run.path, 1, jobs[2]) is None
+    write_json(run.results, {})
+    assert [notify(run.path, 0, job) for job in jobs] == ["told: mnli-1 finished", None, None]
+
+
+def test_the_end_of_a_chain_is_told(tmp_path, keeps):
+    run = a_run(tmp_path, notify=keeps, requeue="no")
+    node(run, 0, "interrupted")
+    write_json(run.jobs, {"jobs": [{"job_id": "7"}]})
+    said = notify(run.path, 0, SLURM)
+    assert said == "told: mnli-1 interrupted: no job comes after this one"
+
+
+def test_a_long_text_is_cut(tmp_path, keeps):
+    run = a_run(tmp_path, notify=keeps)
+    node(run, 0, "failed", cause=CAUSE | {"message": "x" * 5000})
+    write_json(run.verdict(0), {"action": "stop", "why": "…"})
+    notify(run.path, 1, SLURM)
+    (notice,) = told(tmp_path)
+    assert len(notice["content"]) < 1100
+    assert len(notice["cause"]) > 5000
 
 
 def test_nobody_to_tell(tmp_path):
@@ -160,6 +227,9 @@ def test_what_does_not_work_is_said_without_the_secret(tmp_path):
         assert "answers 403" in said
         assert "secret" not in said
         assert len(posted) == 1
+    with server(503) as (address, posted):
+        assert "answers 503" in str(tell(NOTICE, address))
+        assert len(posted) == 2
     assert "is not reached" in str(tell(NOTICE, address))
     assert "No such file" in str(tell(NOTICE, f"@{tmp_path}/none"))
     assert tell(NOTICE, "echo 'no such user' >&2; exit 3") == (

@@ -9,6 +9,7 @@ import pytest
 
 from slurm.cluster import ClusterConfig, VirtualCluster
 from tests.launch.commandline import glueline
+from tests.present import present
 from tests.slurm.slurmtools import start_now, wait_for
 from training.rundir import RunDir, json_lines, read_json
 
@@ -69,7 +70,7 @@ def submit(typed, shared):
     def submitted(name, *more):
         typed("submit", *WORDS, "--name", name, *more)
         run = RunDir(shared / "runs" / name)
-        return run, read_json(run.jobs)["jobs"][-1]["job_id"]
+        return run, present(read_json(run.jobs))["jobs"][-1]["job_id"]
 
     return submitted
 

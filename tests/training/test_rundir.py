@@ -1,5 +1,7 @@
 """The run directory: atomic writes, the metrics rule, the state as a function of the files."""
 
+import os
+
 import pytest
 
 from training.rundir import (
@@ -100,3 +102,13 @@ def test_find_and_list(run, tmp_path):
 def test_unreadable_json_is_none(run):
     run.progress.write_text("{half")
     assert read_json(run.progress) is None
+
+
+def test_the_private_runs_of_others_are_left_out(tmp_path, monkeypatch):
+    for name in ("mine", "theirs"):
+        (tmp_path / name).mkdir()
+    readable = os.access
+    monkeypatch.setattr(
+        "os.access", lambda path, how: "theirs" not in str(path) and readable(path, how)
+    )
+    assert [run.run_id for run in list_runs(tmp_path)] == ["mine"]
