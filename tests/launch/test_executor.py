@@ -19,8 +19,8 @@ from launch.executor import (
     sbatch_options,
     scrubbed_environment,
     submit_job,
-    visible_gpus,
 )
+from launch.executor_local import visible_gpus
 from launch.jobs import local_job
 from launch.snapshot import keep_snapshot
 from launch.submit import submit_jobs
