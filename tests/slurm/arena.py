@@ -92,7 +92,7 @@ class Arena:
         key = (engine, precision, steps)
         if key not in self.straight:
             run, _ = self.submit("straight", *key, local=True)
-            wait_for("the reference run did not finish", run.results.exists, 240)
+            wait_for("the reference run did not finish", run.results.exists, 900)
             self.straight[key] = run
         return self.straight[key]
 
@@ -113,7 +113,7 @@ class Arena:
             return True
         return state in ("FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "COMPLETED")
 
-    def attend(self, run: RunDir, job: str, seconds: float = 300) -> None:
+    def attend(self, run: RunDir, job: str, seconds: float = 900) -> None:
         """Wait until a run is over; lift the hold of its job whenever it is queued again."""
         deadline = time.monotonic() + seconds
         while not self.over(run, job):
@@ -121,7 +121,7 @@ class Arena:
             assert time.monotonic() < deadline, f"job {job} is {self.state(job)}: no end"
             time.sleep(0.3)
 
-    def revive(self, run: RunDir, job: str, before: int, seconds: float = 240) -> bool:
+    def revive(self, run: RunDir, job: str, before: int, seconds: float = 600) -> bool:
         """Wait until a run trains in a later attempt than the first `before`, or is over.
 
         Returns:
@@ -174,7 +174,7 @@ def step(run: RunDir) -> int:
 
 def at_step(run: RunDir, number: int) -> None:
     """Wait until a run has logged a step."""
-    wait_for(f"{run.run_id} does not reach step {number}", lambda: step(run) >= number, 180)
+    wait_for(f"{run.run_id} does not reach step {number}", lambda: step(run) >= number, 600)
 
 
 def _command(pid: int) -> str:

@@ -282,7 +282,7 @@ def play(
 def _meet(place: Arena, run: RunDir, job: str, outcome: Outcome, gap: int) -> bool:
     """Let one fault meet a run; return whether it trains on."""
     fault = SURVIVED[outcome.fault]
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while True:
         at_step(run, step(run) + gap)
         before = len(run.attempt_numbers())
