@@ -16,6 +16,7 @@ from slurm.notice import Notice, notify, tell
 from tests.launch.commandline import glueline
 from tests.slurm.slurmtools import wait_for
 from training.rundir import RunDir, write_json
+from training.sweepdir import SweepDir, Trial
 
 
 def a_run(folder: Path, **cluster: Any) -> RunDir:
@@ -271,3 +272,28 @@ def test_a_local_run_tells(tmp_path, keeps):
     wait_for("nothing is told", lambda: told(tmp_path), 30)
     (notice,) = told(tmp_path)
     assert (notice["kind"], notice["state"]) == ("run", "finished")
+
+
+def test_a_sweep_is_told_when_its_last_trial_is_over(tmp_path, keeps):
+    sweep = SweepDir(tmp_path / "runs" / ".sweeps" / "lr")
+    sweep.path.mkdir(parents=True)
+    write_json(sweep.base("d"), {"cluster": {"notify": keeps}})
+    trials = [Trial(k, f"r{k}", {"seed": k}, base="d") for k in range(3)]
+    sweep.trials.write_text("".join(json.dumps(t.plain()) + "\n" for t in trials))
+    first, second, third = map(sweep.run, trials)
+    first.path.mkdir()
+    write_json(first.results, {})
+    node(second, 0, "failed", cause=CAUSE)
+    write_json(second.verdict(0), {"action": "stop", "why": "…"})
+    assert notify(sweep.path, 0, SLURM) is None
+    third.path.mkdir()
+    write_json(third.results, {})
+    said = "told: sweep lr is over: 2 finished, 1 failed"
+    assert notify(sweep.path, 0, SLURM) == said
+    assert notify(sweep.path, 0, SLURM | {"SLURM_JOB_ID": "8"}) is None
+    (notice,) = told(tmp_path)
+    assert (notice["kind"], notice["state"]) == ("sweep", "failed")
+    assert notice["trials"] == {"finished": 2, "failed": 1}
+    # Tried again with success, it is told again.
+    write_json(second.results, {})
+    assert notify(sweep.path, 0, SLURM) == "told: sweep lr is over: 3 finished"
