@@ -88,7 +88,7 @@ def afterword(run: RunDir, environ: Mapping[str, str]) -> str:
         return _chain(failure)
     fields = scontrol.patiently(lambda: scontrol.show_job(job))
     state = fields.get("JobState", "unknown")
-    if state != "RUNNING" or int(fields.get("Restarts", restarts)) != restarts:
+    if not scontrol.runs(fields) or int(fields.get("Restarts", restarts)) != restarts:
         return f"the job is {state} by now: Slurm, or a person, decided"
     return _queue(failure, restarts, fields, shared=allocation.lane is not None)
 

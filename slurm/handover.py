@@ -100,4 +100,4 @@ def still_runs(job_id: str) -> bool:
     except (Refused, Silent) as error:
         say(f"Slurm does not say how the job is: {error}")
         return False
-    return fields.get("JobState") == "RUNNING"
+    return scontrol.runs(fields)

@@ -40,7 +40,16 @@ COMMAND_SECONDS = 60.0
 LONGEST = 1000
 """Characters of a notice's text."""
 FINAL = frozenset(
-    ("RUNNING", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL")
+    (
+        "RUNNING",
+        "SIGNALING",
+        "FAILED",
+        "TIMEOUT",
+        "NODE_FAIL",
+        "OUT_OF_MEMORY",
+        "DEADLINE",
+        "BOOT_FAIL",
+    )
 )
 """Slurm's states of a job whose batch script ends for good: its end is not known to Slurm yet, or
 Slurm ended it."""

@@ -97,7 +97,9 @@ class Peers:
             fields = scontrol.show_job(allocation.job_id, seconds=3.0)
         except (Refused, Silent):
             return ""
-        return "PREEMPTED" if scontrol.is_preempted(fields) else fields.get("JobState", "")
+        if scontrol.is_preempted(fields):
+            return "PREEMPTED"
+        return "RUNNING" if scontrol.runs(fields) else fields.get("JobState", "")
 
     def hear_the_story(self) -> None:
         """Wait until a peer says why it failed, or turns out to be gone."""

@@ -105,9 +105,18 @@ def show_job(job: str, seconds: float = ANSWER_SECONDS) -> dict[str, str]:
     return job_fields(ask("scontrol", "show", "job", "-o", job, seconds=seconds))
 
 
+def runs(fields: Mapping[str, str]) -> bool:
+    """Return whether Slurm counts a job as running: nobody ended it, and no time limit did.
+
+    While its nodes have not answered to a signal (that of a preemption, say) it is SIGNALING, which
+    takes as long as the slowest of them.
+    """
+    return fields.get("JobState") in ("RUNNING", "SIGNALING")
+
+
 def is_preempted(fields: Mapping[str, str]) -> bool:
     """Return whether Slurm is about to preempt a job that still runs (its grace time)."""
-    return fields.get("JobState") == "RUNNING" and "PreemptTime" in fields
+    return runs(fields) and "PreemptTime" in fields
 
 
 def requeue(job: str, patience: float = PATIENCE_SECONDS) -> None:

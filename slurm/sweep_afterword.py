@@ -51,10 +51,7 @@ def _again(sweep: SweepDir, mine: list[Trial], allocation: Allocation) -> str:
         return "its trials are free for other workers"
     if allocation.restarts >= config.cluster.max_requeues:
         return f"cluster.max_requeues={config.cluster.max_requeues} is reached"
-    if (
-        scontrol.patiently(lambda: scontrol.show_job(allocation.job_id)).get("JobState")
-        != "RUNNING"
-    ):
+    if not scontrol.runs(scontrol.patiently(lambda: scontrol.show_job(allocation.job_id))):
         return "Slurm, or a person, decided"
     scontrol.requeue(allocation.job_id)
     return f"queued again for trial {', '.join(str(t.number) for t in mine)}"

@@ -373,7 +373,7 @@ def _stopping(allocation: Allocation) -> bool:
     if not allocation.slurm:
         return False
     try:
-        return scontrol.show_job(allocation.job_id).get("JobState") != "RUNNING"
+        return not scontrol.runs(scontrol.show_job(allocation.job_id))
     except (Refused, Silent):
         return True
 

@@ -66,6 +66,11 @@ def test_a_local_job_is_started_again_by_submitit(asked):
     assert asked(signal.SIGUSR2, {"end": "interrupted"}, slurm=False) == ["submitit"]
 
 
+def test_a_preemption_whose_signal_is_still_on_its_way(asked):
+    """Slurm says SIGNALING until all nodes have answered; a fast node asks before."""
+    assert asked(signal.SIGTERM, {"end": "interrupted"}, "SIGNALING") == ["7"]
+
+
 @pytest.mark.parametrize("state", ["CANCELLED", "COMPLETING", "TIMEOUT"])
 def test_a_job_that_was_ended_is_not_brought_back(asked, state):
     assert asked(None, {"end": "interrupted", "signal": "SIGTERM"}, state) == []
