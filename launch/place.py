@@ -36,7 +36,7 @@ def place_of(job: str) -> Place | None:
         state, priority, partition, start, left = own.splitlines()[0].split("|")
     except (Refused, SlurmSilent, IndexError, ValueError):
         return None
-    if state == "RUNNING":
+    if state in ("RUNNING", "SIGNALING"):
         return Place(partition, left_seconds=seconds_of(left))
     if state != "PENDING":
         return None
