@@ -2,7 +2,7 @@
 
     python -m tests.slurm.chaos random [--faults 20] [--seed N]
     python -m tests.slurm.chaos full [--ledger FILE]
-    python -m tests.slurm.chaos table FILE
+    python -m tests.slurm.chaos table FILE [--rows]
 
 A virtual cluster is brought up, a small run of two nodes is submitted as a person does it, faults
 meet it, and in the end its weights, its metrics and the order of its examples are compared with
@@ -407,9 +407,11 @@ def full(ledger: Path, trackers: str, engines: str, precisions: str) -> None:
 
 @main.command("table")
 @click.argument("ledger", type=click.Path(path_type=Path, exists=True))
-def table(ledger: Path) -> None:
+@click.option("--rows", is_flag=True, help="A line for each fault of each run.")
+def table(ledger: Path, rows: bool) -> None:
     """Print a line for each fault and engine of what a ledger holds."""
-    print(summary(_read(ledger)))
+    lines = _read(ledger)
+    print("\n".join([HEAD, *(Outcome(**line).row() for line in lines)]) if rows else summary(lines))
 
 
 def summary(lines: Sequence[dict[str, Any]]) -> str:
