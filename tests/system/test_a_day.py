@@ -82,13 +82,13 @@ def status(typed):
 
 
 def at_step(run, number):
-    wait_for("no steps", lambda: (read_json(run.progress) or {}).get("step", 0) >= number, 120)
+    wait_for("no steps", lambda: (read_json(run.progress) or {}).get("step", 0) >= number, 300)
 
 
 def test_a_queue_a_requeue_and_who_is_told(cluster, shared, typed, submit, status):
     log = shared / "told.jsonl"
     tells = ("--set", f"cluster.notify=cat >> {log}; echo >> {log}")
-    long = (*tells, "--max-steps", "300", "--set", "cluster.mail=me@example.org", "--time", "30")
+    long = (*tells, "--max-steps", "1000", "--set", "cluster.mail=me@example.org", "--time", "30")
     first, job = submit("first", *long)
     _, other = submit("second", *tells, "--max-steps", "9", "--set", "train.fault=raise@2")
     third, _ = submit("third", *tells, "--max-steps", "9")
@@ -105,13 +105,13 @@ def test_a_queue_a_requeue_and_who_is_told(cluster, shared, typed, submit, statu
     # Nobody is told of what goes on by itself.
     environment = os.environ | cluster.env()
     subprocess.run(["scancel", "--signal=USR2", job], env=environment, check=True)
-    wait_for("not queued again", lambda: status(first)["state"] == "queued", 60)
+    wait_for("not queued again", lambda: status(first)["state"] == "queued", 300)
     assert not log.exists() or job not in {n["job"] for n in json_lines(log)}
-    wait_for("no failure is told", log.exists, 120)
-    wait_for("the third does not end", third.results.exists, 120)
+    wait_for("no failure is told", log.exists, 300)
+    wait_for("the third does not end", third.results.exists, 300)
     start_now(job, environment)
-    wait_for("the first does not end", first.results.exists, 180)
-    wait_for("not told", lambda: job in {n["job"] for n in json_lines(log)}, 60)
+    wait_for("the first does not end", first.results.exists, 600)
+    wait_for("not told", lambda: job in {n["job"] for n in json_lines(log)}, 300)
     told = {n["name"]: n for n in json_lines(log)}
     assert len(told) == len(list(json_lines(log))) == 3
     assert {name: n["state"] for name, n in told.items()} == {
@@ -119,7 +119,7 @@ def test_a_queue_a_requeue_and_who_is_told(cluster, shared, typed, submit, statu
     }  # fmt: skip
     assert (told["first"]["attempt"], told["second"]["job"]) == (1, other)
     assert "pretended at step 2" in told["second"]["cause"]
-    wait_for("no mail", lambda: "Ended" in (shared / "mails").read_text(), 30)
+    wait_for("no mail", lambda: "Ended" in (shared / "mails").read_text(), 300)
     mails = (shared / "mails").read_text()
     assert "me@example.org" in mails
     assert f"Id={other} " not in mails.replace("Job_id", "Id")
@@ -142,10 +142,10 @@ def test_save_cancel_clean(cluster, typed, submit, status):
     at_step(running, 3)
     typed("logs", "queued")  # says why there is none
     assert "asked for a checkpoint" in typed("save", "running")
-    wait_for("it does not save", lambda: list(running.checkpoints.glob("step-*")), 60)
+    wait_for("it does not save", lambda: list(running.checkpoints.glob("step-*")), 300)
     typed("cancel", "queued", "--yes")
     typed("cancel", "running", "--yes")
-    wait_for("it does not end", lambda: status(running)["state"] == "interrupted", 60)
+    wait_for("it does not end", lambda: status(running)["state"] == "interrupted", 300)
     assert status(queued)["state"] == "interrupted"
     assert not queued.attempt_numbers()
     listed = subprocess.run(
