@@ -211,17 +211,14 @@ def _print(
     views: list[View], submitted: dict[str, float], configs: dict[str, dict[str, Any]]
 ) -> None:
     from launch.status import print_rows
+    from launch.view import metric_text, step_text
 
     rows = [["run", "state", "task", "model", "batch", "lr", "seed", "step", "metric", "submitted"]]
     for seen in views:
         settings = [_get(configs[seen.run_id], key) for key in SHOWN]
-        step = "" if seen.step is None else str(seen.step)
-        if step and seen.total_steps and seen.state != "finished":
-            step += f"/{seen.total_steps}"
         moment = time.strftime("%Y-%m-%d %H:%M", time.localtime(submitted[seen.run_id]))
-        metric = f"{seen.metric} {seen.value:.4f}" if seen.value is not None else ""
         told = ["" if value is None else f"{value}" for value in settings]
-        rows.append([seen.run_id, seen.state, *told, step, metric, moment])
+        rows.append([seen.run_id, seen.state, *told, step_text(seen), metric_text(seen), moment])
     print_rows(rows, 1)
 
 

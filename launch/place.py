@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from launch import slurm_site
-from launch.slurm_site import Refused, SlurmSilent
+from launch.reporting.sacct import parse_clock
+from slurm.scontrol import Refused, Silent, ask, parse_moment
 
 
 @dataclass(frozen=True)
@@ -32,22 +32,22 @@ class Place:
 def place_of(job: str) -> Place | None:
     """Return where a job stands; None where Slurm does not say, or the job has ended."""
     try:
-        own = slurm_site.ask("squeue", "-h", "-r", "-j", job, "--format=%T|%Q|%P|%S|%L")
+        own = ask("squeue", "-h", "-r", "-j", job, "--format=%T|%Q|%P|%S|%L")
         state, priority, partition, start, left = own.splitlines()[0].split("|")
-    except (Refused, SlurmSilent, IndexError, ValueError):
+    except (Refused, Silent, IndexError, ValueError):
         return None
     if state in ("RUNNING", "SIGNALING"):
-        return Place(partition, left_seconds=seconds_of(left))
+        return Place(partition, left_seconds=parse_clock(left))
     if state != "PENDING":
         return None
-    found = Place(partition, expected_start=slurm_site.moment(start))
+    found = Place(partition, expected_start=parse_moment(start))
     try:
-        config = slurm_site.ask("scontrol", "show", "config")
+        config = ask("scontrol", "show", "config")
         if re.search(r"^PrivateData\s*=.*\b(jobs|all)\b", config, re.M):
             return found  # the jobs of others are hidden: nobody can count them
         words = ("squeue", "-h", "-t", "PD", "-p", partition, "--format=%i|%Q")
-        place, queued = rank_in(slurm_site.ask(*words).splitlines(), job, int(priority))
-    except (Refused, SlurmSilent, ValueError):
+        place, queued = rank_in(ask(*words).splitlines(), job, int(priority))
+    except (Refused, Silent, ValueError):
         return found
     return Place(partition, place, queued, found.expected_start)
 
@@ -70,15 +70,6 @@ def rank_in(lines: Iterable[str], job: str, priority: int) -> tuple[int, int]:
         others += 1
         ahead += (-int(theirs), int(match[0])) < (-priority, own)
     return ahead + 1, others + 1
-
-
-def seconds_of(text: str) -> float | None:
-    """Return the seconds of Slurm's `[D-][HH:]MM:SS`; None where there is no limit."""
-    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text.strip())
-    if not match:
-        return None
-    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    return ((days * 24 + hours) * 60 + minutes) * 60.0 + seconds
 
 
 def queue_words(place: Place, now: float) -> str | None:

@@ -1,4 +1,4 @@
-"""What Slurm says: partitions and jobs. Parsers are pure; only `ask` runs a command.
+"""What Slurm says: partitions and jobs. Parsers are pure; only `_ask` runs a command.
 
 Text formats with chosen fields, not JSON: `squeue --json` changes between releases, and
 `sinfo -o` has been the same for ten years.
@@ -38,7 +38,7 @@ class SlurmSilent(UsageError):
     """The controller, or a command of Slurm, does not answer."""
 
 
-class Refused(Exception):
+class _Refused(Exception):
     """A command of Slurm ended with an error; the message is its own."""
 
 
@@ -101,8 +101,8 @@ def partitions() -> tuple[Partition, ...]:
     """
     form = "%P|%a|%l|%D|%c|%m|%t|%G"
     try:
-        return parse_sinfo(ask("sinfo", "--noheader", "--exact", f"--format={form}"))
-    except Refused as error:
+        return parse_sinfo(_ask("sinfo", "--noheader", "--exact", f"--format={form}"))
+    except _Refused as error:
         raise SlurmSilent(f"Slurm does not answer: {error}") from None
 
 
@@ -138,22 +138,22 @@ def job_states(
         try:
             form = "%i|%T|%V|%S|%j|%N|%r"
             named = ("-j", ",".join(some), f"--format={form}")
-            keep(parse_squeue(ask("squeue", "-h", "-r", "-t", "all", *named)))
-        except Refused as error:
+            keep(parse_squeue(_ask("squeue", "-h", "-r", "-t", "all", *named)))
+        except _Refused as error:
             # With one id that it has forgotten, squeue fails; with several it leaves it out.
             if "Invalid job id" not in str(error):
                 raise SlurmSilent(f"Slurm does not answer: {error}") from None
     for some in _chunks([i for i in wanted if i not in found]):
         form = "JobID,State,ExitCode,Submit,Start,JobName,NodeList,Reason"
         try:
-            keep(parse_sacct(ask("sacct", "-n", "-P", "-X", "-j", ",".join(some), "-o", form)))
-        except (Refused, SlurmSilent):
+            keep(parse_sacct(_ask("sacct", "-n", "-P", "-X", "-j", ",".join(some), "-o", form)))
+        except (_Refused, SlurmSilent):
             break  # a cluster without accounting
     # It knows no more jobs than squeue, but what squeue -j hides where it fails: worth a few.
     for job in [i for i in wanted if i not in found][:ONE_BY_ONE]:
         try:
-            keep(parse_scontrol(ask("scontrol", "show", "job", "-o", job), job))
-        except (Refused, SlurmSilent):
+            keep(parse_scontrol(_ask("scontrol", "show", "job", "-o", job), job))
+        except (_Refused, SlurmSilent):
             pass  # it has forgotten the job too
     return {i: found.get(i, JobInfo(i, "gone", "UNKNOWN")) for i in wanted}
 
@@ -238,8 +238,8 @@ def parse_squeue(text: str) -> list[JobInfo]:
                 state=job_state(state),
                 slurm=state,
                 reason=_given(reason),
-                submitted=moment(submitted),
-                start=moment(start),
+                submitted=_moment(submitted),
+                start=_moment(start),
                 name=name,
                 nodes=(nodes,) if nodes else (),
             )
@@ -265,8 +265,8 @@ def parse_sacct(text: str) -> list[JobInfo]:
                 slurm=state,
                 reason=_given(parts[7]),
                 exit_code=parts[2],
-                submitted=moment(parts[3]),
-                start=moment(parts[4]),
+                submitted=_moment(parts[3]),
+                start=_moment(parts[4]),
                 name=parts[5],
                 nodes=(parts[6],) if _given(parts[6]) else (),
             )
@@ -289,8 +289,8 @@ def parse_scontrol(text: str, job: str) -> list[JobInfo]:
             slurm=values["JobState"],
             reason=_given(values.get("Reason", "")),
             exit_code=values.get("ExitCode", ""),
-            submitted=moment(values.get("SubmitTime", "")),
-            start=moment(values.get("StartTime", "")),
+            submitted=_moment(values.get("SubmitTime", "")),
+            start=_moment(values.get("StartTime", "")),
             name=values.get("JobName", ""),
             nodes=(nodes,) if nodes else (),
         )
@@ -307,20 +307,19 @@ def _given(text: str) -> str:
     return "" if text in ("None", "(null)", "N/A", "Unknown", "None assigned") else text
 
 
-def moment(text: str) -> float | None:
-    """Return the epoch seconds of Slurm's `2026-11-20T10:00:00`; None where it is no time."""
+def _moment(text: str) -> float | None:
     try:
         return time.mktime(time.strptime(text.strip(), "%Y-%m-%dT%H:%M:%S"))
     except (ValueError, OverflowError):
         return None
 
 
-def ask(*command: str) -> str:
+def _ask(*command: str) -> str:
     """Run a command of Slurm and return what it prints.
 
     Raises:
         SlurmSilent: it is not there, or does not answer in time.
-        Refused: it ended with an error.
+        _Refused: it ended with an error.
     """
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
@@ -333,5 +332,5 @@ def ask(*command: str) -> str:
             f"Slurm does not answer: {command[0]} took more than {SECONDS} s"
         ) from None
     if done.returncode:
-        raise Refused(" ".join((done.stderr or done.stdout).split()))
+        raise _Refused(" ".join((done.stderr or done.stdout).split()))
     return done.stdout

@@ -237,12 +237,11 @@ def _sweep_row(seen: SweepView) -> list[str]:
 
 
 def _row(seen: View) -> list[str]:
-    step = "" if seen.step is None else str(seen.step)
-    if step and seen.total_steps and seen.state != "finished":
-        step += f"/{seen.total_steps}"
-    metric = f"{seen.metric} {seen.value:.4f}" if seen.value is not None else ""
+    from launch.view import metric_text, step_text
+
     last = seen.cause or (seen.reason if seen.state == "queued" else "")
-    return [seen.run_id, seen.state, seen.job_id or "", step, metric, last]
+    cells = (step_text(seen), metric_text(seen), last)
+    return [seen.run_id, seen.state, seen.job_id or "", *cells]
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from launch.existing import command_line
 from launch.reporting.records import higher_is_better
 from launch.sweeping import alive_jobs, count_text, read_jobs, trial_states
-from launch.view import View
+from launch.view import View, metric_text, step_text
 from slurm.search_file import unasked
 from training.config import UsageError
 from training.rundir import State
@@ -206,13 +206,10 @@ def table_of(seen: SweepView) -> tuple[list[list[str]], int]:
     rows = []
     for trial in trials:
         run = seen.views.get(trial.run_id)
-        step = "" if run is None or run.step is None else str(run.step)
-        if step and run and run.total_steps and run.state != "finished":
-            step += f"/{run.total_steps}"
-        metric = f"{run.metric} {run.value:.4f}" if run and run.value is not None else ""
-        state, job = seen.states[trial.number], (run.job_id or "") if run else ""
-        cause = (run.cause or "") if run else ""
-        rows.append([str(trial.number), trial.words, state, job, step, metric, cause])
+        told = ["", "", "", ""]
+        if run:
+            told = [run.job_id or "", step_text(run), metric_text(run), run.cause or ""]
+        rows.append([str(trial.number), trial.words, seen.states[trial.number], *told])
     return rows, len(seen.trials) - len(rows)
 
 

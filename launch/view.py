@@ -246,6 +246,19 @@ def _lead(progress: dict[str, Any]) -> float | None:
     return lead_seconds(progress.get("step_seconds"), progress.get("save_seconds"))
 
 
+def step_text(seen: View) -> str:
+    """Return the step for a table: `30`, of a run that has not finished `12/30`."""
+    if seen.step is None:
+        return ""
+    going = seen.total_steps and seen.state != "finished"
+    return f"{seen.step}/{seen.total_steps}" if going else str(seen.step)
+
+
+def metric_text(seen: View) -> str:
+    """Return the primary metric for a table, empty where there is none."""
+    return f"{seen.metric} {seen.value:.4f}" if seen.value is not None else ""
+
+
 def headline(seen: View) -> str:
     """Return a view in one line: state, progress, numbers."""
     parts = [seen.phase or seen.state]

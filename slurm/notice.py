@@ -30,7 +30,7 @@ from slurm.trial import trial_config
 from slurm.verdicts import asked_to_end, may_requeue
 from slurm.worker import ended
 from training.config import RunConfig, UsageError, load_config
-from training.rundir import RunDir, earliest_cause, node_records, read_json, snapshot
+from training.rundir import NOTICES, RunDir, earliest_cause, node_records, read_json, snapshot
 from training.sweepdir import SWEEPS_FOLDER, SweepDir, read_trials
 
 ADDRESS_SECONDS = 10.0
@@ -39,20 +39,8 @@ COMMAND_SECONDS = 60.0
 """How long a command may take."""
 LONGEST = 1000
 """Characters of a notice's text."""
-FINAL = frozenset(
-    (
-        "RUNNING",
-        "SIGNALING",
-        "FAILED",
-        "TIMEOUT",
-        "NODE_FAIL",
-        "OUT_OF_MEMORY",
-        "DEADLINE",
-        "BOOT_FAIL",
-    )
-)
-"""Slurm's states of a job whose batch script ends for good: its end is not known to Slurm yet, or
-Slurm ended it."""
+ENDED = frozenset(("FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL"))
+"""Slurm's states of a job that Slurm ended for good, while its batch script has its last word."""
 BUSY = frozenset((429, 500, 502, 503, 504))
 """Answers of a server that may be another one later."""
 
@@ -182,7 +170,8 @@ def _ends(allocation: Allocation) -> bool:
     except Silent:
         return False
     same = int(fields.get("Restarts") or 0) == allocation.restarts
-    return same and fields.get("JobState") in FINAL
+    # That of a script that ends by itself is not known to Slurm yet.
+    return same and (scontrol.runs(fields) or fields.get("JobState") in ENDED)
 
 
 def notice_of_sweep(sweep: SweepDir, allocation: Allocation) -> Notice | None:
@@ -310,7 +299,6 @@ def notify(folder: Path, status: int, environ: Mapping[str, str] = os.environ) -
         UsageError: a configuration cannot be read.
     """
     allocation = read_allocation(environ)
-    place = RunDir(folder)
     if folder.parent.name == SWEEPS_FOLDER:
         sweep = SweepDir(folder)
         trials = read_trials(sweep)
@@ -319,18 +307,20 @@ def notify(folder: Path, status: int, environ: Mapping[str, str] = os.environ) -
         how = trial_config(sweep, trials[0]).cluster.notify
         notice = notice_of_sweep(sweep, allocation) if how else None
     else:
-        config = load_config(place.config)
+        run = RunDir(folder)
+        config = load_config(run.config)
         how = config.cluster.notify
-        notice = notice_of_run(place, config, allocation, status) if how else None
+        notice = notice_of_run(run, config, allocation, status) if how else None
     if how is None or notice is None:
         return None
+    place = folder / NOTICES
     # Two workers may end at once, and a job may be started once more by mistake.
     try:
-        place.notices.mkdir(exist_ok=True)
-        if not publish(place.notices / f"{notice.key}.json", json.dumps(notice.plain()) + "\n"):
+        place.mkdir(exist_ok=True)
+        if not publish(place / f"{notice.key}.json", json.dumps(notice.plain()) + "\n"):
             return None
     except OSError as error:
-        say(f"cannot write {place.notices}: {error.strerror}")  # a full disk is to be told of, too
+        say(f"cannot write {place}: {error.strerror}")  # a full disk is to be told of, too
     problem = tell(notice, how)
     return f"told: {notice.text}" if problem is None else f"could not tell: {problem}"
 

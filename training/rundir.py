@@ -33,6 +33,11 @@ _NODE_FILE = re.compile(r"^node-.*\.json$")
 State = Literal["created", "queued", "running", "finished", "failed", "interrupted", "damaged"]
 
 
+NOTICES = "notices"
+"""In a run directory and in a sweep's folder, written by the job where `cluster.notify` is set: one
+file for each thing that it told."""
+
+
 class RunDir:
     """Paths of one run. Nothing is created by naming it."""
 
@@ -147,11 +152,6 @@ class RunDir:
     def verdict(self, attempt: int) -> Path:
         """Written by who decides what follows a failed attempt: action, why, what to change."""
         return self.attempt(attempt) / "verdict.json"
-
-    @property
-    def notices(self) -> Path:
-        """Written by the job where `cluster.notify` is set: one file for each thing it told."""
-        return self.path / "notices"
 
     def fault(self, attempt: int) -> Path:
         """Written by the rank that rehearses the fault of `train.fault`, before it does."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from slurm.scontrol import Refused, Silent, ask
+from slurm.scontrol import Refused, Silent, ask, parse_moment
 
 SECONDS = 20.0
 """How long sacct may take."""
@@ -72,7 +71,7 @@ def parse(text: str, since: float = 0.0) -> dict[str, Used]:
         if len(parts) != len(FIELDS.split(",")):
             continue
         job, dot, _ = parts[0].partition(".")
-        submitted = _moment(parts[2])
+        submitted = parse_moment(parts[2])
         if submitted is not None and submitted < since:
             continue
         (steps if dot else starts).setdefault(job, []).append(parts)
@@ -141,13 +140,6 @@ def parse_clock(text: str) -> float | None:
     return (
         86400.0 * int(days or 0) + 3600.0 * int(hours or 0) + 60.0 * int(minutes) + float(seconds)
     )
-
-
-def _moment(text: str) -> float | None:
-    try:
-        return time.mktime(time.strptime(text.strip(), "%Y-%m-%dT%H:%M:%S"))
-    except (ValueError, OverflowError):
-        return None
 
 
 def _whole(text: str) -> int | None:

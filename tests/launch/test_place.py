@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from launch import slurm_site
-from launch.place import Place, place_of, queue_words, rank_in, seconds_of
-from launch.slurm_site import Refused, SlurmSilent, moment
+from launch import place
+from launch.place import Place, place_of, queue_words, rank_in
+from launch.reporting.sacct import parse_clock
+from slurm.scontrol import Refused, Silent, parse_moment
 from tests.present import present
 
 
@@ -23,17 +24,17 @@ from tests.present import present
     ],
 )
 def test_time_left(text, seconds):
-    assert seconds_of(text) == seconds
+    assert parse_clock(text) == seconds
 
 
 QUEUE = ["11|90", "12|90", "13_[0-99]|90", "14|95", "15|0", "", "nonsense"]
 
 
 @pytest.mark.parametrize(
-    ("job", "priority", "place"), [("12", 90, 3), ("14", 95, 1), ("15", 0, 5), ("13_7", 90, 4)]
+    ("job", "priority", "expected"), [("12", 90, 3), ("14", 95, 1), ("15", 0, 5), ("13_7", 90, 4)]
 )
-def test_place_by_priority_then_id(job, priority, place):
-    assert rank_in(QUEUE, job, priority) == (place, 5)
+def test_place_by_priority_then_id(job, priority, expected):
+    assert rank_in(QUEUE, job, priority) == (expected, 5)
 
 
 def test_alone_in_the_queue():
@@ -51,7 +52,7 @@ def answers(monkeypatch, *said):
             raise answer
         return answer
 
-    monkeypatch.setattr(slurm_site, "ask", ask)
+    monkeypatch.setattr(place, "ask", ask)
 
 
 def test_of_a_queued_job(monkeypatch):
@@ -59,8 +60,8 @@ def test_of_a_queued_job(monkeypatch):
     line = "PENDING|90|gpu|2026-11-20T21:40:00|1:00:00\n"
     answers(monkeypatch, line, config, "\n".join(QUEUE))
     found = place_of("12")
-    assert found == Place("gpu", 3, 5, moment("2026-11-20T21:40:00"))
-    start = moment("2026-11-20T21:40:00") or 0.0
+    assert found == Place("gpu", 3, 5, parse_moment("2026-11-20T21:40:00"))
+    start = parse_moment("2026-11-20T21:40:00") or 0.0
     assert queue_words(present(found), start - 1500) == (
         "place 3 of 5 in partition gpu; expected to start at 21:40, in 25 min"
     )
@@ -72,7 +73,7 @@ def test_of_a_running_job(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "said", ["", "COMPLETED|1|gpu|N/A|0:00", Refused("Invalid job id"), SlurmSilent("away")]
+    "said", ["", "COMPLETED|1|gpu|N/A|0:00", Refused("Invalid job id"), Silent("away")]
 )
 def test_nothing_is_known(monkeypatch, said):
     answers(monkeypatch, said)
@@ -82,11 +83,11 @@ def test_nothing_is_known(monkeypatch, said):
 def test_where_the_jobs_of_others_are_hidden_there_is_no_place(monkeypatch):
     private = "PrivateData             = accounts,jobs\n"
     answers(monkeypatch, "PENDING|90|gpu|2026-11-20T21:40:00|1:00:00\n", private, "12|90")
-    assert place_of("12") == Place("gpu", expected_start=moment("2026-11-20T21:40:00"))
+    assert place_of("12") == Place("gpu", expected_start=parse_moment("2026-11-20T21:40:00"))
 
 
 def test_without_a_plan_or_a_queue(monkeypatch):
-    answers(monkeypatch, "PENDING|90|gpu|N/A|1:00:00\n", SlurmSilent("away"))
+    answers(monkeypatch, "PENDING|90|gpu|N/A|1:00:00\n", Silent("away"))
     found = place_of("12")
     assert found == Place("gpu")
     assert queue_words(present(found), 0.0) is None

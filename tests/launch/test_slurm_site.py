@@ -239,7 +239,7 @@ def test_a_thousand_jobs_are_a_few_questions(slurm, monkeypatch):
             return "".join(f"{i}|RUNNING|N/A|N/A|x|n1|None\n" for i in ids if int(i) % 2)
         return ""
 
-    monkeypatch.setattr(slurm_site, "ask", ask)
+    monkeypatch.setattr(slurm_site, "_ask", ask)
     ids = [str(10_000_000 + i) for i in range(2500)]
     found = job_states(ids)
     assert {i.state for i in found.values()} == {"running", "gone"} and len(found) == 2500

@@ -15,7 +15,7 @@ import pytest
 from slurm.notice import Notice, notify, tell
 from tests.launch.commandline import glueline
 from tests.slurm.slurmtools import wait_for
-from training.rundir import RunDir, write_json
+from training.rundir import NOTICES, RunDir, write_json
 from training.sweepdir import SweepDir, Trial
 
 
@@ -57,7 +57,7 @@ def test_a_finished_run_is_told_once(tmp_path, keeps):
     assert notice["state"] == "finished"
     assert notice["text"] == notice["content"] == "mnli-1 finished: accuracy 0.8432"
     assert (notice["job"], notice["value"], notice["folder"]) == ("7", 0.84321, str(run.path))
-    assert [json.loads(p.read_text()) for p in run.notices.iterdir()] == [notice]
+    assert [json.loads(p.read_text()) for p in (run.path / NOTICES).iterdir()] == [notice]
 
 
 CAUSE = {"time": 1.0, "kind": "ValueError", "message": "a bad\n row", "rank": 0}
@@ -129,7 +129,7 @@ def test_a_failure_that_nobody_could_judge(tmp_path, keeps, state):
     """On a full disk the verdict cannot be written, nor the notice: it is told all the same."""
     run = a_run(tmp_path, notify=keeps)
     node(run, 0, "failed", cause=CAUSE)
-    run.notices.write_text("in the way")
+    (run.path / NOTICES).write_text("in the way")
     assert notify(run.path, 1, SLURM) == "told: mnli-1 failed: n1: a bad row"
     state["JobState"] = "PENDING"
     assert notify(run.path, 1, SLURM) is None
@@ -183,7 +183,7 @@ def test_nobody_to_tell(tmp_path):
     run = a_run(tmp_path)
     write_json(run.results, {})
     assert notify(run.path, 0, SLURM) is None
-    assert not run.notices.exists()
+    assert not (run.path / NOTICES).exists()
 
 
 @contextmanager
