@@ -7,17 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from training.config import RunConfig
-from training.config.schema import get_dotted, to_plain
+from training.config.schema import get_dotted
 
 from .flags import Override, Request
 from .presets import check_key
-from .reference_file import NO_RECIPE, SECTIONS, Reference
+from .recipe_rules import BASE, INSTEAD, SEED, base_of_rule, of_a_recipe, shown, word
+from .reference_file import Reference
 from .reference_sets import find_reference, missing
-
-INSTEAD = {"train.max_steps": "train.epochs", "optim.warmup_steps": "optim.warmup_ratio"}
-"""A key that, where it is set, makes the other one void."""
-SEED = "train.seed"
-"""One draw of many: another one is the same recipe."""
 
 
 def asked_reference(request: Request) -> Reference | None:
@@ -46,14 +42,14 @@ def recipe(reference: Reference, request: Request) -> Iterator[tuple[str, Any, s
     values = reference.values
     if reference.seeds:
         yield SEED, reference.seeds[0], said
+    typed = {o.key: o.origin for o in (*request.flags, *request.sets)}
     for strong, weak in INSTEAD.items():
-        typed = next((o for o in (*request.flags, *request.sets) if o.key == weak), None)
-        if typed is not None:
-            yield strong, None, typed.origin
+        if weak in typed:
+            yield strong, None, typed[weak]
         elif weak in values and strong not in values:
             yield strong, None, said
-    if request.given("optim.lr_rule") and "batch.global_batch" in values:
-        yield "optim.base_batch", values["batch.global_batch"], said
+    if (base := base_of_rule(reference, typed)) is not None:
+        yield BASE, base, said
 
 
 def spelled_out(request: Request) -> Request:
@@ -65,7 +61,7 @@ def spelled_out(request: Request) -> Request:
     if reference is None:
         return request
     sets = tuple(
-        Override(key, _word(value), "--set")
+        Override(key, word(value), "--set")
         for key, value in reference.values.items()
         if key.split(".")[0] in ("task", "model") and not request.given(key)
     )
@@ -76,12 +72,6 @@ def spelled_out(request: Request) -> Request:
         reference=None,
         sets=(*sets, *request.sets),
     )
-
-
-def _word(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def recipe_notes(
@@ -105,26 +95,22 @@ def recipe_notes(
         notes.append(f"--train-file takes the place of the rows of {name}")
     for override in (*request.flags, *request.sets):
         key = check_key(override.key, override.origin)
-        if not _of_a_recipe(key) and key not in reference.values:
+        if not of_a_recipe(key) and key not in reference.values:
             continue
         before, now = get_dotted(published, key), get_dotted(asked, key)
         if before != now:
             typed = f"{override.origin} {override.value}"
             if override.origin == "--set":
                 typed = f"--set {override.key}={override.value}"
-            shown = _published(key, before, published)
-            notes.append(f"{typed} is not the recipe of {name} ({shown})")
+            recipe_has = _published(key, before, published)
+            notes.append(f"{typed} is not the recipe of {name} ({recipe_has})")
     gaps = [m for m in missing(reference) if m.key != SEED and not request.given(m.key)]
     if gaps:
-        told = ", ".join(f"{m.key} {_shown(get_dotted(asked, m.key))}" for m in gaps)
+        told = ", ".join(f"{m.key} {shown(get_dotted(asked, m.key))}" for m in gaps)
         notes.append(f"{name} does not say all of its recipe; taken instead: {told}")
     if not reference.judged:
         notes.append(f"{name} cannot be judged: {reference.unjudged}")
     return notes
-
-
-def _of_a_recipe(key: str) -> bool:
-    return key.split(".")[0] in SECTIONS and key not in (*NO_RECIPE, SEED)
 
 
 def _published(key: str, value: Any, published: RunConfig) -> str:
@@ -132,13 +118,4 @@ def _published(key: str, value: Any, published: RunConfig) -> str:
     for strong, weak in INSTEAD.items():
         if key == weak and (steps := get_dotted(published, strong)) is not None:
             return f"{strong} {steps}"
-    return _shown(value)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    plain = to_plain(value)
-    if isinstance(plain, list):
-        return ", ".join(map(str, plain)) or "none"
-    return "none" if plain is None else str(plain)
+    return shown(value)

@@ -7,20 +7,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from launch import presets
-from launch.flags import Override, Request
+from launch.flags import Request
 from launch.grid import Spec
-from launch.reference_file import NO_RECIPE, SECTIONS
+from launch.recipe_rules import (
+    BASE,
+    INSTEAD,
+    base_of_rule,
+    of_a_recipe,
+    shown,
+    void_keys,
+    word,
+)
+from launch.reference_file import SECTIONS
 from launch.reference_sets import Reference
 from training.config import RunConfig
 from training.config.schema import get_dotted, leaves, to_plain
-
-INSTEAD = {
-    "train.epochs": ("train.max_steps",),
-    "train.max_steps": ("train.epochs",),
-    "optim.warmup_ratio": ("optim.warmup_steps",),
-    "optim.warmup_steps": ("optim.warmup_ratio",),
-}
-"""Keys that say the same in two ways: one that is typed takes the place of the other."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,12 @@ class Change:
     @property
     def words(self) -> str:
         """The change for people: `batch.global_batch 32 → 1024`."""
-        before = _shown(self.published) if self.said else "not in the recipe"
-        return f"{self.key} {before} → {_shown(self.ours)}"
+        before = shown(self.published) if self.said else "not in the recipe"
+        return f"{self.key} {before} → {shown(self.ours)}"
 
     def plain(self) -> dict[str, Any]:
         """Return it ready for JSON."""
         return {"key": self.key, "published": self.published, "ours": self.ours, "said": self.said}
-
-
-def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
 
 
 def typed_values(request: Request) -> dict[str, Any]:
@@ -61,11 +58,10 @@ def recipe_values(reference: Reference, typed: Iterable[str]) -> dict[str, Any]:
     holds.
     """
     keys = set(typed)
-    gone = keys | {other for key in keys for other in INSTEAD.get(key, ())}
+    gone = keys | {key for pair in INSTEAD.items() if keys & {*pair} for key in pair}
     values = {k: v for k, v in reference.values.items() if k not in gone}
-    base = reference.values.get("batch.global_batch")
-    if "optim.lr_rule" in keys and "optim.base_batch" not in keys and base is not None:
-        values["optim.base_batch"] = base
+    if (base := base_of_rule(reference, keys)) is not None:
+        values[BASE] = base
     return values
 
 
@@ -117,18 +113,14 @@ def changes(reference: Reference, config: RunConfig, request: Request) -> list[C
     if request.model is not None and not same_model(request.model, reference.model):
         found.append(Change("model", reference.model, request.model))
     known = leaves(RunConfig)
-    replaced = _replaced(reference, config)
+    void = void_keys(reference, config)
     for key, published in reference.values.items():
         ours = to_plain(get_dotted(config, key))
-        if key in replaced or _same(ours, published):
+        if key in void or _same(ours, published):
             continue
         found.append(Change(key, to_plain(published), ours))
     for key in typed_values(request):
-        if (
-            key in known
-            and key.split(".")[0] in SECTIONS
-            and key not in (*NO_RECIPE, *reference.values, "train.seed", "optim.base_batch")
-        ):
+        if key in known and of_a_recipe(key) and key not in (*reference.values, BASE):
             found.append(Change(key, None, to_plain(get_dotted(config, key)), said=False))
     if (peer := get_dotted(config, "engine.peer")) != "none":
         found.append(Change("engine.peer", "none", peer, said=False))
@@ -146,16 +138,6 @@ def _weights(model: str) -> str:
     return str(next((v for v in known if v), model))
 
 
-def _replaced(reference: Reference, config: RunConfig) -> set[str]:
-    """Return keys of the recipe that another key of the configuration makes void."""
-    void = set()
-    if config.train.max_steps is not None and "train.max_steps" not in reference.values:
-        void.add("train.epochs")
-    if config.optim.warmup_steps is not None and "optim.warmup_steps" not in reference.values:
-        void.add("optim.warmup_ratio")
-    return void
-
-
 def _same(ours: Any, published: Any) -> bool:
     if isinstance(ours, (int, float)) and isinstance(published, (int, float)):
         return float(ours) == float(published)
@@ -168,11 +150,7 @@ def overrides(request: Request) -> list[tuple[str, str]]:
     Where rows and weights lie, and what a site has, is left out.
     """
     return [
-        (o.key, _word(o))
+        (o.key, word(o.value))
         for o in (*request.flags, *request.sets)
         if o.key.split(".")[0] in (*SECTIONS, "engine") and o.key not in ("task.path", "model.path")
     ]
-
-
-def _word(override: Override) -> str:
-    return str(override.value).lower() if isinstance(override.value, bool) else str(override.value)
