@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import re
 import shlex
-import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +15,11 @@ from launch.reporting.stats import Interval, wilson
 from training.config import RunConfig, UsageError, load_config
 from training.config.cluster import ClusterConfig
 from training.config.tracking import TrackingConfig
+from training.predictions import Predictions, predicted_splits, read_predictions
 from training.rundir import CACHE_FOLDER, RunDir, read_json, snapshot
 
 _FETCHED = re.compile(r"@([0-9a-f]{40})(-|$)")
 """The commit in the name of a folder that was fetched from the hub."""
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What a run's predictions of one split hold."""
-
-    rows: int
-    labels: tuple[str, ...] | None
-    """As the data has them; None where it has none."""
-    predicted: tuple[str, ...]
-    """Class names, or values."""
-    classes: tuple[str, ...]
-    """In the order of their ids; none of a regression."""
-
-    @property
-    def right(self) -> int | None:
-        """How many are right; None where nothing says so."""
-        if self.labels is None or not self.classes:
-            return None
-        return sum(a == b for a, b in zip(self.labels, self.predicted, strict=True))
 
 
 def read_facts(run: RunDir, name: str | None = None, license_id: str | None = None) -> Facts:
@@ -64,7 +43,7 @@ def read_facts(run: RunDir, name: str | None = None, license_id: str | None = No
             f"run {run.run_id} kept no model (train.keep={config.train.keep}, or clean --models): "
             "train it with --set train.keep=model"
         )
-    answers = read_answers(run)
+    answers = {split: read_predictions(run, split) for split in predicted_splits(run)}
     check_scores(run, results, answers)
     manifest = mapping(read_json(run.manifest))
     files = snapshot(run)
@@ -78,7 +57,7 @@ def read_facts(run: RunDir, name: str | None = None, license_id: str | None = No
         name=name or run.run_id,
         config=config,
         results=results,
-        rows=rows | {split: own.rows for split, own in answers.items()},
+        rows=rows | {split: len(own) for split, own in answers.items()},
         labels=() if regression else tuple(str(ids[key]) for key in sorted(ids, key=int)),
         intervals=score_intervals(answers, results),
         commit=_commit(config),
@@ -93,50 +72,23 @@ def read_facts(run: RunDir, name: str | None = None, license_id: str | None = No
     )
 
 
-def read_answers(run: RunDir) -> dict[str, Answers]:
-    """Return what a run predicted, by split.
-
-    Raises:
-        UsageError: a file of predictions is damaged.
-    """
-    from training.predictions import open_predictions
-
-    found: dict[str, Answers] = {}
-    for split in sorted({path.name.split(".tsv")[0] for path in run.predictions.glob("*.tsv*")}):
-        labels, predicted = [], []
-        try:
-            with open_predictions(run, split) as file:
-                rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-                names = list(rows.fieldnames or ())
-                for row in rows:
-                    predicted.append(row["prediction"])
-                    labels.append(row.get("label"))
-        except (OSError, EOFError, ValueError, KeyError, zlib.error, csv.Error) as error:
-            said = getattr(error, "strerror", None) or str(error)
-            raise UsageError(
-                f"the predictions of run {run.run_id} on {split} cannot be read: {said}"
-            ) from None
-        classes = tuple(name[2:-1] for name in names if name.startswith("p("))
-        known = tuple(labels) if "label" in names else None
-        found[split] = Answers(len(predicted), known, tuple(predicted), classes)
-    return found
-
-
-def check_scores(run: RunDir, results: Mapping[str, Any], answers: Mapping[str, Answers]) -> None:
+def check_scores(
+    run: RunDir, results: Mapping[str, Any], answers: Mapping[str, Predictions]
+) -> None:
     """Raise `UsageError` if accuracies are not those of the predictions: a file was changed."""
     for split, metrics in mapping(results.get("metrics")).items():
         told, own = number(mapping(metrics).get("accuracy")), answers.get(split)
-        if told is None or own is None or own.right is None or not own.rows:
+        if told is None or own is None or own.right is None or not len(own):
             continue
-        if abs(told - own.right / own.rows) > 1e-6:
+        if abs(told - own.right / len(own)) > 1e-6:
             raise UsageError(
                 f"run {run.run_id}: results.json says accuracy {told:.4f} on {split}, its "
-                f"predictions {own.right / own.rows:.4f}: one of the files was changed"
+                f"predictions {own.right / len(own):.4f}: one of the files was changed"
             )
 
 
 def score_intervals(
-    answers: Mapping[str, Answers], results: Mapping[str, Any]
+    answers: Mapping[str, Predictions], results: Mapping[str, Any]
 ) -> dict[tuple[str, str], Interval]:
     """Return the interval of every score that has one, by split and metric.
 
@@ -148,7 +100,7 @@ def score_intervals(
         own = answers.get(split)
         if own is None or own.right is None:
             continue
-        interval = wilson(own.right, own.rows)
+        interval = wilson(own.right, len(own))
         if interval is not None and "accuracy" in mapping(metrics):
             found[split, "accuracy"] = interval
     return found

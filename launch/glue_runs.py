@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import sys
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from training.config import RunConfig, TaskConfig, UsageError, load_config
+from training.predictions import Predictions
 from training.rundir import RunDir, file_sha256, read_json
 
 from .glue_files import TASKS, GlueFile
@@ -28,16 +27,6 @@ class Candidate:
     split: str
     score: float | None
     """Of that metric on that split, of the exported model."""
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """What a run's file of predictions holds."""
-
-    classes: tuple[str, ...]
-    """In the order of the run's ids; none for a regression."""
-    values: tuple[str, ...]
-    """Class names, or numbers as text, in the order of the rows."""
 
 
 @dataclass(frozen=True)
@@ -181,40 +170,7 @@ def _goodness(candidate: Candidate) -> float:
     return -candidate.score if candidate.metric == "mse" else candidate.score
 
 
-def read_predicted(run: RunDir, split: str) -> Predicted | None:
-    """Return what a run predicted on a split; None where it did not.
-
-    Raises:
-        UsageError: the file is damaged; its line is told.
-    """
-    from training.predictions import open_predictions
-
-    try:
-        with open_predictions(run, split) as file:
-            rows = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-            head = next(rows, [])
-            if head[:1] != ["index"] or "prediction" not in head:
-                raise UsageError(f"{file.name}: no predictions: its header is {head[:3]}")
-            place, values = head.index("prediction"), []
-            for number, row in enumerate(rows):
-                if len(row) != len(head) or row[0] != str(number):
-                    raise UsageError(
-                        f"the predictions of run {run.run_id} on {split} are damaged in line "
-                        f"{number + 2}"
-                    )
-                values.append(row[place])
-    except FileNotFoundError:
-        return None
-    except (OSError, EOFError, ValueError, zlib.error, csv.Error) as error:
-        said = getattr(error, "strerror", None) or str(error)
-        raise UsageError(
-            f"the predictions of run {run.run_id} on {split} cannot be read: {said}"
-        ) from None
-    classes = tuple(name[2:-1] for name in head if name.startswith("p("))
-    return Predicted(classes, tuple(values))
-
-
-def predict(file: GlueFile, candidate: Candidate, rows: Rows) -> Predicted:
+def predict(file: GlueFile, candidate: Candidate, rows: Rows) -> Predictions:
     """Return what a run's model predicts on a file's split, computed now. Imports torch.
 
     Raises:
@@ -234,8 +190,9 @@ def predict(file: GlueFile, candidate: Candidate, rows: Rows) -> Predicted:
     predictor = Predictor(run, candidate.config)
     found = predictor.predict(texts)
     if predictor.regression:
-        return Predicted((), tuple(f"{p.value:.6g}" for p in found))
-    return Predicted(tuple(predictor.names), tuple(str(p.label) for p in found))
+        return Predictions(file.split, tuple(f"{p.value:.6g}" for p in found), None, ())
+    answers = tuple(str(p.label) for p in found)
+    return Predictions(file.split, answers, None, tuple(predictor.names))
 
 
 def rows_below(file: GlueFile, data: Path) -> Rows | None:

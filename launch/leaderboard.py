@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import sys
@@ -22,7 +23,8 @@ from training.config import UsageError
 
 if TYPE_CHECKING:
     from launch.glue_files import GlueFile, Problem
-    from launch.glue_runs import Candidate, Predicted, Rows
+    from launch.glue_runs import Candidate, Rows
+    from training.predictions import Predictions
 
 OFFICIAL = "the official test split"
 SHOWN = 5
@@ -169,30 +171,32 @@ def make_one(file: GlueFile, candidate: Candidate, data: Path | None, unofficial
     """
     from launch import glue_runs as found
     from launch.glue_files import find_problems, server_labels, translate, tsv
+    from training.predictions import read_predictions
 
     rows = found.rows_below(file, data) if data else found.own_rows(file, candidate)
     stored = None
     if file.source == file.task:
-        stored = found.read_predicted(candidate.run, file.split)
+        with contextlib.suppress(FileNotFoundError):
+            stored = read_predictions(candidate.run, file.split)
     if stored is not None and rows is not None:
         reason = found.other_version(candidate, rows)
         if reason:
             raise UsageError(f"{file.name}: {reason}")
     predicted = stored or _compute(file, candidate, rows, data)
     labels = server_labels(file, predicted.classes, rows.held if rows else None)
-    text = tsv(translate(file, predicted.values, labels))
+    text = tsv(translate(file, predicted.answers, labels))
     problem = next(find_problems(file, text, _counts(file, rows, unofficial)), None)
     if problem is not None:
         hint = ""
-        if len(predicted.values) != file.rows and (rows is None or rows.count != file.rows):
+        if len(predicted.answers) != file.rows and (rows is None or rows.count != file.rows):
             hint = ": not GLUE's test set, the server refuses it (--unofficial writes it)"
         raise UsageError(f"{problem} (run {candidate.run.run_id}){hint}")
-    return Made(file, text, len(predicted.values), candidate, stored is None)
+    return Made(file, text, len(predicted.answers), candidate, stored is None)
 
 
 def _compute(
     file: GlueFile, candidate: Candidate, rows: Rows | None, data: Path | None
-) -> Predicted:
+) -> Predictions:
     from launch.glue_runs import predict
 
     run = candidate.run

@@ -13,11 +13,10 @@ from typing import Any
 from launch.reporting.records import mapping, whole
 from training.config import RunConfig, UsageError
 from training.label_order import look_at_head
+from training.predictions import predicted_classes
 from training.rundir import RunDir, read_json, read_metrics, run_state, snapshot
 from training.scaling import scaled
 from training.schedule import warmup_steps
-
-from .predicted import label_names
 
 COUNTED = ("out_of_memory", "interrupted", "checkpoint_damaged")
 """Events of the log that are counted."""
@@ -106,7 +105,7 @@ def read_facts(run: RunDir) -> Facts:
     if results and not seen:
         notes.append("attempts/*/environment.json: missing or damaged")
     splits, names = _tokens(run)
-    names = names or label_names(run)
+    names = names or predicted_classes(run)
     return Facts(
         run_id=run.run_id,
         path=run.path,

@@ -8,10 +8,11 @@ from typing import Any
 
 from launch.reporting.records import mapping, number
 from launch.reporting.stats import CONFIDENCE
+from training.config import UsageError
+from training.predictions import Predictions, predicted_splits, read_predictions
 from training.rundir import RunDir
 
 from .facts import Facts
-from .predicted import Predicted, read_predicted, splits_of
 
 TOLERANCE = 1e-4
 """By how much a difference of stored predictions may be off: regressions are kept to six digits."""
@@ -102,14 +103,12 @@ def compare_scores(run_a: RunDir, run_b: RunDir, a: Facts, b: Facts) -> Scores:
     paired: list[Paired] = []
     collapsed: tuple[str | None, str | None] = (None, None)
     for name in dict.fromkeys([split, *(s.split for s in rows)]):
-        if not name or name not in {*splits_of(run_a), *splits_of(run_b)}:
+        if not name or name not in {*predicted_splits(run_a), *predicted_splits(run_b)}:
             if name:
                 notes.append(f"{name}: no stored predictions, so no paired comparison")
             continue
-        left, right = read_predicted(run_a, name), read_predicted(run_b, name)
-        wrong = [text for text in (left, right) if isinstance(text, str)]
-        if isinstance(left, str) or isinstance(right, str):
-            notes += [f"{name}: not paired: {text}" for text in wrong]
+        left, right = (_read(run, name, notes) for run in (run_a, run_b))
+        if left is None or right is None:
             continue
         if name == split:
             collapsed = _only_answer(left), _only_answer(right)
@@ -128,6 +127,17 @@ def compare_scores(run_a: RunDir, run_b: RunDir, a: Facts, b: Facts) -> Scores:
     return Scores(rows, tuple(paired), metric, split, collapsed, tuple(notes))
 
 
+def _read(run: RunDir, split: str, notes: list[str]) -> Predictions | None:
+    """Return stored predictions; where there are none to use, None, and a note says why."""
+    try:
+        return read_predictions(run, split)
+    except FileNotFoundError:
+        notes.append(f"{split}: not paired: {run.run_id} has no predictions of it")
+    except UsageError as error:
+        notes.append(f"{split}: not paired: {error}")
+    return None
+
+
 def _same(a: Facts, b: Facts, key: str) -> str:
     left, right = str(a.results.get(key) or ""), str(b.results.get(key) or "")
     return left if left == right else ""
@@ -144,15 +154,15 @@ def _rows(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Score]:
     return found
 
 
-def _only_answer(predicted: Predicted) -> str | None:
+def _only_answer(predicted: Predictions) -> str | None:
     """Return the one class that all rows were given; None for more, or where there is one row."""
-    if len(predicted.names) < 2 or len(predicted) < 2:
+    if len(predicted.classes) < 2 or len(predicted) < 2:
         return None
     first = predicted.answers[0]
     return first if all(answer == first for answer in predicted.answers) else None
 
 
-def unlike_rows(a: Predicted, b: Predicted, metric: str = "") -> str | None:
+def unlike_rows(a: Predictions, b: Predictions, metric: str = "") -> str | None:
     """Return why predictions cannot be paired by row; None where they can.
 
     Rows are told by their true labels, in order: other rows with the very same labels would pass,
@@ -167,17 +177,17 @@ def unlike_rows(a: Predicted, b: Predicted, metric: str = "") -> str | None:
         return f"A has {len(a):,} rows, B {len(b):,}"
     if bool(a.labels) != bool(b.labels):
         return f"{'B' if a.labels else 'A'} has no labels"
-    if sorted(a.names) != sorted(b.names):
+    if sorted(a.classes) != sorted(b.classes):
         return "the runs tell other classes apart"
-    if metric == "f1" and a.names != b.names:
-        return f"f1 is of class {a.names[1]} in A and of {b.names[1]} in B"
-    for row, (left, right) in enumerate(zip(a.labels, b.labels, strict=True)):
+    if metric == "f1" and a.classes != b.classes:
+        return f"f1 is of class {a.classes[1]} in A and of {b.classes[1]} in B"
+    for row, (left, right) in enumerate(zip(a.labels or (), b.labels or (), strict=True)):
         if left != right:
             return f"other rows: the label of row {row} is {left} in A and {right} in B"
     return None
 
 
-def pair(a: Predicted, b: Predicted, metric: str) -> tuple[Paired, float | None]:
+def pair(a: Predictions, b: Predictions, metric: str) -> tuple[Paired, float | None]:
     """Return how sure the difference of a metric is, and the difference itself: B less A.
 
     The interval is the percentile one of the paired bootstrap, the test McNemar's of the answers;
@@ -191,12 +201,13 @@ def pair(a: Predicted, b: Predicted, metric: str) -> tuple[Paired, float | None]
     from launch.judging.bootstrap import bootstrap
     from launch.judging.paired import mcnemar
 
-    if not a.names:
-        columns = [[float(v) for v in c] for c in (a.labels, b.answers, a.answers)]
+    labels = a.labels or ()
+    if not a.classes:
+        columns = [[float(v) for v in c] for c in (labels, b.answers, a.answers)]
         drawn, test = bootstrap(metric, *columns), None
     else:
-        number_of = {name: i for i, name in enumerate(a.names)}
-        columns = [[number_of[v] for v in c] for c in (a.labels, b.answers, a.answers)]
+        number_of = {name: i for i, name in enumerate(a.classes)}
+        columns = [[number_of[v] for v in c] for c in (labels, b.answers, a.answers)]
         drawn, test = bootstrap(metric, *columns), mcnemar(columns[0], columns[2], columns[1])
     ends = drawn.percentile
     found = Paired(

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Iterable
 
-from training.predictions import open_predictions
+from training.config import UsageError
+from training.predictions import read_predictions
 from training.rundir import RunDir
 
 
 def read_labels(run: RunDir, split: str) -> tuple[list[str], str | None]:
     """Return the labels of a split as its predictions hold them, and the positive class.
 
-    No labels where the file is missing or has none; the positive class is the second of two.
+    No labels where the file is missing, damaged or without them; the positive class is the second
+    of two.
     """
     try:
-        with open_predictions(run, split) as file:
-            rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-            labels = [label for row in rows if (label := row.get("label")) is not None]
-            names = [n[2:-1] for n in rows.fieldnames or () if n.startswith("p(")]
-            return labels, names[1] if len(names) == 2 else None
-    except (OSError, EOFError, ValueError, csv.Error):
+        found = read_predictions(run, split)
+    except (FileNotFoundError, UsageError):
         return [], None
+    return list(found.labels or ()), found.classes[1] if len(found.classes) == 2 else None
 
 
 def constant_score(metric: str, labels: Iterable[str], positive: str | None = None) -> float | None:

@@ -18,7 +18,7 @@ from launch.main import run_command
 from tests.training.test_train import make_run as make_real
 from tests.training.test_train import train
 from training.config import load_config
-from training.predictions import predictions_file
+from training.predictions import Predictions, predictions_file
 from training.rundir import RunDir, write_json
 
 from .glue_folder import make_run, predictions, write_data
@@ -70,7 +70,7 @@ def test_all_eleven(ask, tmp_path, monkeypatch):
     runs, data = tmp_path / "runs", write_data(tmp_path / "data", {"ax": {"test": 1104}})
     made = [make_run(runs, f"run-{task}", task, compressed=task == "qqp") for task in TASKS]
     (runs / "run-mnli" / "model").mkdir()
-    ax = glue_runs.Predicted(("neutral", "entailment", "contradiction"), ("neutral",) * 1104)
+    ax = Predictions("test", ("neutral",) * 1104, None, ("neutral", "entailment", "contradiction"))
     monkeypatch.setattr(glue_runs, "predict", lambda *_: ax)
     line = " ".join(run.run_id for run in made)
     answer = ask(f"{line} --data {data} --out all.zip")
@@ -205,7 +205,7 @@ def test_damaged_predictions(ask, tmp_path):
     file.write_text("".join(lines[:5] + lines[6:]))
     refused(ask("one --partial"), "run one on test are damaged in line 6")
     file.write_text("")
-    refused(ask("one --partial"), "no predictions: its header is []")
+    refused(ask("one --partial"), "run one on test are damaged in line 1")
     file.with_name("test.tsv.gz").write_bytes(b"\x1f\x8bnothing")
     refused(ask("one --partial"), "the predictions of run one on test cannot be read")
 

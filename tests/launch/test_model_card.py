@@ -9,7 +9,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from launch.card_facts import Answers, command, read_facts, score_intervals
+from launch.card_facts import command, read_facts, score_intervals
 from launch.model_card import (
     GLUE_ROWS,
     is_ours,
@@ -21,6 +21,7 @@ from launch.model_card import (
 )
 from launch.reporting.stats import wilson
 from training.config import UsageError, load_config
+from training.predictions import Predictions
 from training.rundir import write_json
 
 from .card_run import COMMIT, make_run
@@ -217,9 +218,9 @@ def test_the_line_of_own_files(tmp_path):
 def test_intervals_are_those_of_accuracies():
     right = ("a",) * 8 + ("b",) * 2
     scored = {
-        "validation": Answers(10, ("a",) * 10, right, ("a", "b")),
-        "test": Answers(10, None, right, ("a", "b")),
-        "values": Answers(10, ("1",) * 10, ("1",) * 10, ()),
+        "validation": Predictions("validation", right, ("a",) * 10, ("a", "b")),
+        "test": Predictions("test", right, None, ("a", "b")),
+        "values": Predictions("values", ("1",) * 10, ("1",) * 10, ()),
     }
     results = {"metrics": {"validation": {"accuracy": 0.8, "f1": 0.7}, "test": {"accuracy": 0.5}}}
     found = score_intervals(scored, results)

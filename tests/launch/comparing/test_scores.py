@@ -2,65 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
-
 import pytest
 
-from launch.comparing.predicted import Predicted, label_names, read_predicted, splits_of
 from launch.comparing.scores import pair, unlike_rows
-from training.predictions import save_predictions
-from training.rundir import RunDir
-
-CLASSES = "index\tlabel\tprediction\tp(no)\tp(yes)\n0\tno\tyes\t0.2\t0.8\n1\tyes\tyes\t0.1\t0.9\n"
-VALUES = "index\tlabel\tprediction\n0\t1.5\t1.25\n1\t3\t2.5\n"
+from training.predictions import Predictions
 
 
-@pytest.fixture
-def run(tmp_path):
-    run = RunDir(tmp_path / "r")
-    run.path.mkdir()
-    return run
-
-
-def test_predictions_are_read(run):
-    save_predictions(run, "validation", CLASSES)
-    save_predictions(run, "test", CLASSES.replace("\tlabel", "").replace("\tno\ty", "\ty"), True)
-    assert splits_of(run) == ["test", "validation"]
-    found = read_predicted(run, "validation")
-    assert found == Predicted("validation", ("yes", "yes"), ("no", "yes"), ("no", "yes"))
-    assert label_names(run) == ("no", "yes")
-    save_predictions(run, "values", VALUES)
-    assert read_predicted(run, "values") == Predicted("values", ("1.25", "2.5"), ("1.5", "3"), ())
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "index\n",
-        CLASSES[:-6],
-        CLASSES.replace("\tyes\t0.2", "\tmaybe\t0.2"),
-        VALUES + "2\tx\t1\n",
-    ],
-)
-def test_damaged_predictions_are_said(run, text):
-    save_predictions(run, "validation", text)
-    found = read_predicted(run, "validation")
-    assert isinstance(found, str) and "damaged" in found
-
-
-def test_missing_and_cut_off_predictions_are_said(run):
-    assert "has no predictions of test" in str(read_predicted(run, "test"))
-    assert splits_of(run) == [] and label_names(run) == ()
-    run.predictions.mkdir()
-    packed = gzip.compress(CLASSES.encode())
-    (run.predictions / "test.tsv.gz").write_bytes(packed[: len(packed) // 2])
-    assert "cannot be read" in str(read_predicted(run, "test"))
-    assert label_names(run) == ()
-
-
-def predicted(answers: str, labels: str, names: str = "ny") -> Predicted:
-    return Predicted("validation", tuple(answers), tuple(labels), tuple(names))
+def predicted(answers: str, labels: str, names: str = "ny") -> Predictions:
+    return Predictions("validation", tuple(answers), tuple(labels), tuple(names))
 
 
 def test_only_the_same_rows_are_paired():
@@ -93,7 +42,7 @@ def test_pairs():
 def test_a_regression_has_an_interval_and_no_test():
     labels = tuple(str(v / 10) for v in range(50))
     noisy = tuple(str(v / 10 + (1.0 if v % 3 else -1.0)) for v in range(50))
-    exact = Predicted("validation", labels, labels, ())
-    found, value = pair(exact, Predicted("validation", noisy, labels, ()), "mse")
+    exact = Predictions("validation", labels, labels, ())
+    found, value = pair(exact, Predictions("validation", noisy, labels, ()), "mse")
     assert value == pytest.approx(1.0) and found.p_value is None
     assert found.low == pytest.approx(1.0)
