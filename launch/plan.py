@@ -88,6 +88,11 @@ class Plan:
     """Why there is no estimate of memory."""
     notes: tuple[str, ...] = ()
 
+    @property
+    def steps_text(self) -> str:
+        """How many steps there are, for people."""
+        return "steps unknown" if self.steps is None else f"{self.steps} steps"
+
     def to_json(self) -> dict[str, Any]:
         """Return the plan as `plan.json` holds it."""
         return {**asdict(self), "notes": list(self.notes)}

@@ -10,6 +10,7 @@ from training.config import RunConfig
 from training.rundir import CACHE_FOLDER, RunDir
 
 if TYPE_CHECKING:
+    from .capacity import Capacity
     from .plan import Plan
     from .resolve import Resolved
 
@@ -55,29 +56,58 @@ def look_at(config: RunConfig) -> Inputs:
     return Inputs(source.rows, lengths, how, notes)
 
 
-def plan_with_inputs(config: RunConfig, runs: Path, write: bool = False) -> Plan:
-    """Return the plan, after looking at the rows and weights that are on this machine.
+@dataclass(frozen=True)
+class Seen:
+    """What plans of one model, one task and one kind of node rest on."""
+
+    inputs: Inputs
+    known: Capacity
+    past: list[dict[str, Any]]
+    """Runs whose speed is known."""
+
+
+def look_around(
+    config: RunConfig, runs: Path, past: list[dict[str, Any]] | None = None, write: bool = False
+) -> Seen:
+    """Look at the rows and weights on this machine, at the nodes, and at past runs.
 
     Args:
         config: without `auto` values.
         runs: the runs folder, whose past runs tell the speed.
+        past: these runs where they are known already.
         write: bring the ledger of past runs up to date.
 
     Raises:
-        UsageError: rows or weights are wrong, inputs do not fit the model or the budget, or the
-            run does not fit in memory.
+        UsageError: rows or weights are wrong, or inputs do not fit the model.
     """
-    from . import checks, ledger
+    from . import ledger
     from .capacity import look
+
+    inputs = look_at(config)
+    if past is None:
+        past = ledger.gather(runs) if write else ledger.gathered(runs)
+    return Seen(inputs, look(config, runs / CACHE_FOLDER), past)
+
+
+def plan_of(config: RunConfig, seen: Seen) -> Plan:
+    """Return the plan of a configuration that shares model, task and nodes with what was seen.
+
+    Raises:
+        UsageError: inputs do not fit the budget, or the run does not fit in memory.
+    """
+    from . import checks
     from .plan import make_plan
     from .space import disk_text
 
-    inputs = look_at(config)
-    past = ledger.gather(runs) if write else ledger.gathered(runs)
-    known = look(config, runs / CACHE_FOLDER)
-    plan = make_plan(config, inputs.rows, inputs.lengths, inputs.lengths_from, known, past)
-    notes = (*plan.notes, *inputs.notes, *checks.peer_notes(config))
+    rows = seen.inputs
+    plan = make_plan(config, rows.rows, rows.lengths, rows.lengths_from, seen.known, seen.past)
+    notes = (*plan.notes, *rows.notes, *checks.peer_notes(config))
     return replace(plan, disk=disk_text(config), notes=notes)
+
+
+def plan_with_inputs(config: RunConfig, runs: Path, write: bool = False) -> Plan:
+    """Return the plan, after looking at all that it rests on: see `look_around`, `plan_of`."""
+    return plan_of(config, look_around(config, runs, write=write))
 
 
 def fitted(resolved: Resolved, config: RunConfig, plan: Plan) -> tuple[Resolved, RunConfig, Plan]:

@@ -42,6 +42,7 @@ def run_search(
     from launch import sweep as command
 
     made = compile_search(request, spec)
+    command.tell_notes(made.found)
     name = how["name"] or spec.name or (Path(file).stem if file else _own_name(made))
     place = command.folder_of(made.found, name)
     _check_place(place, made.file)
@@ -262,7 +263,7 @@ def _show(made: CompiledSearch, cost: Mapping[str, Any]) -> None:
         print(f"  space   {axis_words(axis)}")
     for option, plan in zip(made.file.parts, made.plans(False), strict=True):
         time = plan.time["words"] if plan.time else "time unknown"
-        print(f"  plan    {words_of(option.when) or 'all'}  {plan.steps} steps, {time}")
+        print(f"  plan    {words_of(option.when) or 'all'}  {plan.steps_text}, {time}")
     if cost["unit"]:
         at_a_time = f"{cost['parallel']} at a time" if cost["parallel"] else "one after the other"
         print(

@@ -18,9 +18,8 @@ from .flags import Override, Request
 from .grid import NAMED, Spec, expand, key_of
 
 if TYPE_CHECKING:
-    from .capacity import Capacity
     from .plan import Plan
-    from .planning import Inputs
+    from .planning import Seen
     from .resolve import Resolved
 
 LIGHT = ("batch", "optim", "train")
@@ -67,12 +66,14 @@ def compile_sweep(request: Request, spec: Spec) -> Compiled:
         UsageError: the request is wrong, a flag and the sweep contradict each other, or a trial's
             configuration is wrong; the trial is named.
     """
+    from .planning import plan_of
+
     _check_typed(request, spec)
     points = expand(spec)
     # With one trial's values a base is a whole configuration; each trial sets all of these itself.
     shared = set.intersection(*(set(point) for point in points))
     bases: dict[str, Base] = {}
-    places: dict[tuple[Any, ...], tuple[str, _Planner]] = {}
+    places: dict[tuple[Any, ...], tuple[str, Seen]] = {}
     plans: dict[str, Plan] = {}
     planned: dict[Any, str] = {}
     trials: dict[str, Trial] = {}
@@ -85,21 +86,21 @@ def compile_sweep(request: Request, spec: Spec) -> Compiled:
             identity = tuple((k, str(v)) for k, v in heavy.items())
             if identity not in places:
                 first = {key_of(n, "--grid"): point[n] for n in shared}
-                base, planner = _base(request, spec.fixed, {**first, **heavy}, past)
-                past = planner.past
+                base, seen = _base(request, spec.fixed, {**first, **heavy}, past)
+                past = seen.past
                 name = digest(to_plain(base.config))[:16]
-                places[identity] = name, planner
+                places[identity] = name, seen
                 bases[name] = base
-            name, planner = places[identity]
+            name, seen = places[identity]
             asked = bases[name].resolved.config.with_values(light)
             asked.check()
             scaled(asked.optim, asked.batch.global_batch)
             run_id = asked.run_id()
             if run_id in trials:
                 continue
-            key = (name, planner.key(asked))
+            key = (name, _plan_key(asked))
             if key not in planned:
-                plan = planner.plan(light)
+                plan = plan_of(bases[name].config.with_values(light), seen)
                 planned[key] = digest(plan.to_json())[:16]
                 plans[planned[key]] = plan
         except UsageError as error:
@@ -109,42 +110,9 @@ def compile_sweep(request: Request, spec: Spec) -> Compiled:
     return Compiled(bases, list(trials.values()), plans, runs)
 
 
-@dataclass(frozen=True)
-class _Planner:
-    """Plans of trials that share a base: rows, model and nodes are looked at once."""
-
-    config: RunConfig
-    past: list[dict[str, Any]]
-    """Runs whose speed is known."""
-    inputs: Inputs
-    known: Capacity
-
-    @classmethod
-    def looking_at(
-        cls, config: RunConfig, runs: Path, past: list[dict[str, Any]] | None
-    ) -> _Planner:
-        """Return it after a look at what is on this machine, and at past runs if none are given."""
-        from . import ledger
-        from .capacity import look
-        from .planning import look_at
-
-        past = ledger.gathered(runs) if past is None else past
-        return cls(config, past, look_at(config), look(config, runs / CACHE_FOLDER))
-
-    def key(self, config: RunConfig) -> Any:
-        """Return what trials with the same plan have in common: all but seed and optimizer."""
-        return config.batch, replace(config.train, seed=0), config.optim.name
-
-    def plan(self, values: Mapping[str, Any]) -> Plan:
-        """Return the plan of a trial."""
-        from .plan import make_plan
-        from .space import disk_text
-
-        inputs, config = self.inputs, self.config.with_values(values)
-        plan = make_plan(
-            config, inputs.rows, inputs.lengths, inputs.lengths_from, self.known, self.past
-        )
-        return replace(plan, disk=disk_text(config), notes=(*plan.notes, *inputs.notes))
+def _plan_key(config: RunConfig) -> Any:
+    """Return what trials of one base with the same plan share: all but seed and optimizer."""
+    return config.batch, replace(config.train, seed=0), config.optim.name
 
 
 def _base(
@@ -152,13 +120,13 @@ def _base(
     fixed: Mapping[str, Any],
     axes: Mapping[str, Any],
     past: list[dict[str, Any]] | None,
-) -> tuple[Base, _Planner]:
+) -> tuple[Base, Seen]:
     """Resolve what trials have in common, with the axes of its first trial.
 
     Where the micro-batch budget was left open it is the highest that fits.
     """
     from .fetch import already_here
-    from .planning import fitted
+    from .planning import fitted, look_around, plan_of
     from .resolve import resolve
 
     values = {**fixed, **axes}
@@ -171,9 +139,9 @@ def _base(
     sets = tuple(Override(k, v, "the sweep") for k, v in values.items())
     resolved = resolve(replace(request, sets=(*sets, *request.sets)))
     config = already_here(resolved.config, resolved.runs / CACHE_FOLDER)
-    planner = _Planner.looking_at(config, resolved.runs, past)
-    resolved, config, _ = fitted(resolved, config, planner.plan({}))
-    return Base(resolved, config), replace(planner, config=config)
+    seen = look_around(config, resolved.runs, past)
+    resolved, config, _ = fitted(resolved, config, plan_of(config, seen))
+    return Base(resolved, config), seen
 
 
 def _check_typed(request: Request, spec: Spec) -> None:
