@@ -14,6 +14,7 @@ import click
 
 from launch.flags import FlagCommand
 from launch.main import run_command
+from launch.options import runs_option
 from training.config import UsageError
 from training.rundir import RunDir, snapshot, write_json
 
@@ -23,9 +24,7 @@ if TYPE_CHECKING:
 
 @click.command("cancel", cls=FlagCommand)
 @click.argument("name", metavar="NAME")
-@click.option(
-    "--runs", metavar="DIR", help="Runs folder.  [default: $GLUELINE_RUNS, the profile's, or runs]"
-)
+@runs_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def cancel(name: str, runs: str | None, yes: bool) -> int:
     """Stop a queued or running run, or a sweep with all its trials.

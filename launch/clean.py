@@ -18,6 +18,7 @@ import click
 
 from launch.flags import FlagCommand
 from launch.main import run_command
+from launch.options import runs_option
 from training.config import UsageError
 from training.rundir import CACHE_FOLDER, RunDir, Snapshot, State, list_runs, run_state, snapshot
 from training.sweepdir import SweepDir, list_sweeps
@@ -30,9 +31,7 @@ DAY = 86400.0
 
 @click.command("clean", cls=FlagCommand)
 @click.argument("run_names", metavar="[RUN...]", nargs=-1)
-@click.option(
-    "--runs", metavar="DIR", help="Runs folder.  [default: $GLUELINE_RUNS, the profile's, or runs]"
-)
+@runs_option
 @click.option(
     "--older-than",
     type=click.FloatRange(min=0),

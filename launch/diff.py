@@ -15,6 +15,7 @@ import click
 
 from launch.flags import FlagCommand
 from launch.main import run_command
+from launch.options import runs_option
 
 if TYPE_CHECKING:
     from launch.comparing.differences import Difference
@@ -27,9 +28,7 @@ FORMAT = 1
 @click.command("diff", cls=FlagCommand)
 @click.argument("run_a", metavar="RUN_A")
 @click.argument("run_b", metavar="RUN_B")
-@click.option(
-    "--runs", metavar="DIR", help="Runs folder.  [default: $GLUELINE_RUNS, the profile's, or runs]"
-)
+@runs_option
 @click.option("--all", "everything", is_flag=True, help="List cluster, paths and tracking too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def diff(run_a: str, run_b: str, runs: str | None, everything: bool, as_json: bool) -> int:

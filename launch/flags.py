@@ -19,6 +19,8 @@ import click
 from training.config import RunConfig, UsageError
 from training.config.schema import describe_type, field_types, leaves
 
+from .options import RUNS_HELP
+
 SECTIONS = ("task", "model", "batch", "optim", "train", "engine", "cluster", "tracking")
 
 SPLIT_FILES = {"--train-file": "train", "--validation-file": "validation", "--test-file": "test"}
@@ -162,8 +164,7 @@ def _special_flags(sections: tuple[str, ...]) -> list[FlagOption]:
         made.append(option("--sbatch", "KEY[=VALUE]", text, "Cluster", multiple=True))
     text = "Any other key, such as model.dropout=0. Repeatable."
     made.append(option("--set", "SECTION.KEY=VALUE", text, "Options", multiple=True))
-    text = "Runs folder.  [default: $GLUELINE_RUNS, the profile's, or runs]"
-    made.append(option("--runs", "DIR", text, "Options"))
+    made.append(option("--runs", "DIR", RUNS_HELP, "Options"))
     return made
 
 
@@ -192,6 +193,48 @@ def request_options(sections: tuple[str, ...] = SECTIONS) -> Callable[[Any], Any
             *reversed(options),
         ]
         return call
+
+    return decorate
+
+
+def trial_options(noun: str = "trials") -> Callable[[Any], Any]:
+    """Return a decorator that adds the flags of commands that submit many runs.
+
+    Args:
+        noun: what the command calls one of them, in the plural.
+    """
+    decorators = [
+        click.option(
+            "--max-parallel",
+            cls=FlagOption,
+            type=click.IntRange(min=1),
+            metavar="N",
+            help=f"Jobs at a time ({noun}, with --executor local; default there: 1).",
+        ),
+        click.option(
+            "--pack",
+            cls=FlagOption,
+            type=click.IntRange(min=1),
+            default=1,
+            metavar="N",
+            help=f"{noun.capitalize()} at a time on one node, which they share.",
+        ),
+        click.option(
+            "--retry-failed", cls=FlagOption, is_flag=True, help=f"Run failed {noun} again."
+        ),
+        click.option("--yes", cls=FlagOption, is_flag=True, help="Do not ask."),
+        click.option(
+            "--dry-run",
+            cls=FlagOption,
+            is_flag=True,
+            help=f"Show the {noun} and their cost; touch nothing.",
+        ),
+    ]
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for add in reversed(decorators):
+            function = add(function)
+        return function
 
     return decorate
 

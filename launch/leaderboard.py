@@ -19,6 +19,7 @@ import click
 
 from launch.flags import FlagCommand
 from launch.main import run_command
+from launch.options import runs_option
 from training.config import UsageError
 
 if TYPE_CHECKING:
@@ -56,9 +57,7 @@ class CannotMake(Exception):
 @click.option("--partial", is_flag=True, help="Some of the eleven files may be missing.")
 @click.option("--unofficial", is_flag=True, help="The rows may be others than GLUE's test sets.")
 @click.option("--force", is_flag=True, help="Overwrite another file.")
-@click.option(
-    "--runs", metavar="DIR", help="Runs folder.  [default: $GLUELINE_RUNS, the profile's, or runs]"
-)
+@runs_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def leaderboard(
     names: tuple[str, ...],

@@ -18,6 +18,7 @@ import click
 
 from launch.flags import FlagCommand
 from launch.main import run_command
+from launch.options import runs_option
 from training.config import UsageError, nearest
 from training.rundir import RunDir
 
@@ -33,9 +34,7 @@ _SPAN = re.compile(r"(\d+(?:\.\d+)?)([mhdw])")
 
 @click.command("list", cls=FlagCommand)
 @click.argument("pattern", metavar="[PATTERN]", required=False)
-@click.option(
-    "--runs", metavar="DIR", help="Runs folder.  [default: $GLUELINE_RUNS, the profile's, or runs]"
-)
+@runs_option
 @click.option("--state", metavar="S[,S]", help=f"Of these states: {', '.join(STATES)}.")
 @click.option("--task", metavar="NAME", help="Of this task; * stands for anything.")
 @click.option("--model", metavar="NAME", help="Of this model; * stands for anything.")

@@ -17,6 +17,7 @@ import click
 
 from launch.flags import FlagCommand
 from launch.main import run_command
+from launch.options import runs_option
 from training.config import UsageError
 from training.rundir import RunDir, Snapshot, earliest_cause, read_json, snapshot
 
@@ -43,9 +44,7 @@ class Wanted:
 
 @click.command("logs", cls=FlagCommand)
 @click.argument("run_name", metavar="RUN")
-@click.option(
-    "--runs", metavar="DIR", help="Runs folder.  [default: $GLUELINE_RUNS, the profile's, or runs]"
-)
+@runs_option
 @click.option("--rank", type=click.IntRange(min=0), metavar="R", help="Of this rank.  [default: 0]")
 @click.option("--node", type=click.IntRange(min=0), metavar="K", help="Of this node's first rank.")
 @click.option(

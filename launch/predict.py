@@ -15,6 +15,7 @@ import click
 
 from launch.flags import FlagCommand
 from launch.main import run_command
+from launch.options import runs_option
 from training.config import RunConfig, UsageError, load_config
 from training.rundir import RunDir, read_json
 
@@ -74,9 +75,7 @@ def read_task(task: str, data: str | None, split: str | None, run: RunDir) -> li
 @click.option("--task", metavar="NAME", help="Predict a task's split instead, such as ax.")
 @click.option("--data", metavar="DIR", help="Where the task's data lies.")
 @click.option("--split", metavar="NAME", help="Which split; default: the task's first test split.")
-@click.option(
-    "--runs", metavar="DIR", help="Runs folder.  [default: $GLUELINE_RUNS, the profile's, or runs]"
-)
+@runs_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def predict(
     run_name: str,

@@ -17,6 +17,7 @@ import click
 
 from launch.flags import FlagCommand
 from launch.main import run_command
+from launch.options import runs_option
 from training.config import UsageError
 
 if TYPE_CHECKING:
@@ -37,9 +38,7 @@ _VOCABULARY = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt")
 @click.option("--private", is_flag=True, help="Only into a repository that is private.")
 @click.option("--license", "license_id", metavar="ID", help="Of the model: apache-2.0, mit, …")
 @click.option("--force", is_flag=True, help="Replace a card that somebody wrote or changed.")
-@click.option(
-    "--runs", metavar="DIR", help="Runs folder.  [default: $GLUELINE_RUNS, the profile's, or runs]"
-)
+@runs_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def publish(
     run_name: str,

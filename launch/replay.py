@@ -13,7 +13,7 @@ if not __package__:  # run as a file: the repository root takes the place of lau
 
 import click
 
-from launch.flags import FlagCommand, FlagOption, Override, Request, request_options
+from launch.flags import FlagCommand, FlagOption, Override, Request, request_options, trial_options
 from launch.main import run_command
 from training.config import UsageError
 
@@ -26,26 +26,7 @@ if TYPE_CHECKING:
 @request_options(("engine", "cluster", "tracking"))
 @click.option("--data", cls=FlagOption, metavar="DIR", help="Folder that holds glue/, ag_news/, ….")
 @click.option("--name", cls=FlagOption, metavar="NAME", help="Its name.  [default: replay-NAME]")
-@click.option(
-    "--max-parallel",
-    cls=FlagOption,
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Jobs at a time.",
-)
-@click.option(
-    "--pack",
-    cls=FlagOption,
-    type=click.IntRange(min=1),
-    default=1,
-    metavar="N",
-    help="Runs at a time on one node, which they share.",
-)
-@click.option("--retry-failed", cls=FlagOption, is_flag=True, help="Run failed runs again.")
-@click.option("--yes", cls=FlagOption, is_flag=True, help="Do not ask.")
-@click.option(
-    "--dry-run", cls=FlagOption, is_flag=True, help="Show what would be run; touch nothing."
-)
+@trial_options("runs")
 def replay(request: Request, receipt: str, data: str | None, **how: Any) -> int:
     """Train again what a receipt says, here, and compare.
 

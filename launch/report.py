@@ -18,6 +18,7 @@ import click
 
 from launch.flags import FlagCommand
 from launch.main import run_command
+from launch.options import runs_option
 from training.config import UsageError
 from training.rundir import RunDir, write_atomic, write_json
 from training.sweepdir import SweepDir
@@ -30,9 +31,7 @@ MARGIN = 0.01
 
 @click.command("report", cls=FlagCommand)
 @click.argument("name", metavar="NAME")
-@click.option(
-    "--runs", metavar="DIR", help="Runs folder.  [default: $GLUELINE_RUNS, the profile's, or runs]"
-)
+@runs_option
 @click.option("--out", metavar="DIR", help="Write there.  [default: the run's or sweep's folder]")
 @click.option(
     "--target",

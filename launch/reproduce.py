@@ -21,7 +21,7 @@ if not __package__:  # run as a file: the repository root takes the place of lau
 
 import click
 
-from launch.flags import FlagCommand, FlagOption, Request, request_options
+from launch.flags import FlagCommand, FlagOption, Request, request_options, trial_options
 from launch.main import run_command
 from training.config import UsageError, nearest
 
@@ -85,30 +85,11 @@ class Wanted:
 )
 @click.option("--all-seeds", cls=FlagOption, is_flag=True, help="No verdict before the last seed.")
 @click.option("--name", cls=FlagOption, metavar="NAME", help="Its name.  [default: the set's]")
-@click.option(
-    "--max-parallel",
-    cls=FlagOption,
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Jobs at a time (runs, with --executor local; default there: 1).",
-)
-@click.option(
-    "--pack",
-    cls=FlagOption,
-    type=click.IntRange(min=1),
-    default=1,
-    metavar="N",
-    help="Runs at a time on one node, which they share.",
-)
-@click.option("--retry-failed", cls=FlagOption, is_flag=True, help="Run failed runs again.")
+@trial_options("runs")
 @click.option(
     "--no-wait", cls=FlagOption, is_flag=True, help="Submit, and say which line collects later."
 )
 @click.option("--collect", cls=FlagOption, metavar="NAME", help="Only judge what is there.")
-@click.option("--yes", cls=FlagOption, is_flag=True, help="Do not ask.")
-@click.option(
-    "--dry-run", cls=FlagOption, is_flag=True, help="Show what would be run; touch nothing."
-)
 @click.option("--json", "as_json", cls=FlagOption, is_flag=True, help="Print the receipt.")
 def reproduce(
     request: Request,

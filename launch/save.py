@@ -14,15 +14,14 @@ import click
 
 from launch.flags import FlagCommand
 from launch.main import run_command
+from launch.options import runs_option
 from training.config import UsageError, load_config
 from training.rundir import read_json, write_json
 
 
 @click.command("save", cls=FlagCommand)
 @click.argument("run_name", metavar="RUN")
-@click.option(
-    "--runs", metavar="DIR", help="Runs folder.  [default: $GLUELINE_RUNS, the profile's, or runs]"
-)
+@runs_option
 def save(run_name: str, runs: str | None) -> int:
     """Have a running run write a checkpoint at its next step; it goes on meanwhile."""
     from launch.existing import command_line, current_state, need_run, run_arguments

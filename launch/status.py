@@ -18,6 +18,7 @@ import click
 
 from launch.flags import FlagCommand
 from launch.main import run_command
+from launch.options import runs_option
 from training.config import UsageError
 from training.rundir import RunDir, Snapshot, list_runs, snapshot
 
@@ -29,9 +30,7 @@ if TYPE_CHECKING:
 
 @click.command("status", cls=FlagCommand)
 @click.argument("name", metavar="[NAME]", required=False)
-@click.option(
-    "--runs", metavar="DIR", help="Runs folder.  [default: $GLUELINE_RUNS, the profile's, or runs]"
-)
+@runs_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, or a list of them.")
 @click.option("--watch", is_flag=True, help="Follow NAME to its end; Ctrl-C stops following only.")
 @click.option("--trials", is_flag=True, help="In the table of all, the runs of sweeps too.")

@@ -18,7 +18,7 @@ if not __package__:  # run as a file: the repository root takes the place of lau
 
 import click
 
-from launch.flags import FlagCommand, FlagOption, Request, request_options
+from launch.flags import FlagCommand, FlagOption, Request, request_options, trial_options
 from launch.main import run_command
 from training.config import RunConfig, UsageError
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 SEARCH_FLAGS = ("trials", "sampler", "pruner", "fraction", "finish")
 SHOWN = 12
 """Trials that a dry run lists."""
+NOTES = 5
+"""Notes that are shown: some differ in a number from trial to trial."""
 
 
 @click.command("sweep", cls=FlagCommand)
@@ -68,27 +70,8 @@ SHOWN = 12
     "--finish", cls=FlagOption, type=int, metavar="N", help="Best N on all rows.  [default: 1]"
 )
 @click.option("--name", cls=FlagOption, metavar="NAME", help="The sweep's name.  [default: FILE's]")
-@click.option(
-    "--max-parallel",
-    cls=FlagOption,
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Jobs at a time (trials, with --executor local; default there: 1).",
-)
-@click.option(
-    "--pack",
-    cls=FlagOption,
-    type=click.IntRange(min=1),
-    default=1,
-    metavar="N",
-    help="Trials at a time on one node, which they share.",
-)
-@click.option("--retry-failed", cls=FlagOption, is_flag=True, help="Run failed trials again.")
+@trial_options()
 @click.option("--hold", cls=FlagOption, is_flag=True, help="Submit held: scontrol release starts.")
-@click.option("--yes", cls=FlagOption, is_flag=True, help="Do not ask.")
-@click.option(
-    "--dry-run", cls=FlagOption, is_flag=True, help="Show trials and their cost; touch nothing."
-)
 @click.option("--json", "as_json", cls=FlagOption, is_flag=True, help="Print one JSON object.")
 def sweep(request: Request, file: str | None, **how: Any) -> int:
     """Submit many runs that differ in batch, learning rate, seed, …, as one Slurm array.
@@ -116,8 +99,18 @@ def sweep(request: Request, file: str | None, **how: Any) -> int:
 
         return run_search(request, spec, file, packing, how)
     found = compile_sweep(request, spec)
+    tell_notes(found)
     name = how["name"] or spec.name or (Path(file).stem if file else _own_name(found, spec))
     return submit_sweep(request, spec, found, folder_of(found, name), packing, how)
+
+
+def tell_notes(found: Compiled) -> None:
+    """Print what a person should know of the plans, each note once."""
+    notes = list(dict.fromkeys(note for plan in found.plans.values() for note in plan.notes))
+    for note in notes[:NOTES]:
+        print(f"note: {note}", file=sys.stderr)
+    if notes[NOTES:]:
+        print(f"note: … and {len(notes) - NOTES} more like these", file=sys.stderr)
 
 
 def folder_of(found: Compiled, name: str) -> SweepDir:
@@ -365,7 +358,7 @@ def _show(
     for trial in trials[:SHOWN]:
         plan = found.plans[trial.plan]
         time = plan.time["words"] if plan.time else "time unknown"
-        print(f"  {trial.number:>5}  {trial.words}  {plan.steps} steps, {time}")
+        print(f"  {trial.number:>5}  {trial.words}  {plan.steps_text}, {time}")
     if len(trials) > SHOWN:
         print(f"  {'…':>5}  {len(trials) - SHOWN} more")
     if removed:

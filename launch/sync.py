@@ -13,14 +13,13 @@ import click
 
 from launch.flags import FlagCommand
 from launch.main import run_command
+from launch.options import runs_option
 from training.config import UsageError
 
 
 @click.command("sync", cls=FlagCommand)
 @click.argument("run_names", metavar="RUN...", nargs=-1)
-@click.option(
-    "--runs", metavar="DIR", help="Runs folder.  [default: $GLUELINE_RUNS, the profile's, or runs]"
-)
+@runs_option
 @click.option("--all", "every", is_flag=True, help="All runs that could not reach W&B.")
 def sync(run_names: tuple[str, ...], runs: str | None, every: bool) -> int:
     """Send runs to W&B that were tracked offline; what W&B has already is not sent again."""
