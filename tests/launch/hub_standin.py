@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
+
+from .http_standin import Asked, Reply, blob, error_reply, json_reply, serving
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -24,7 +22,7 @@ class Hub:
         self.requests: list[str] = []
         self.url = ""
 
-    def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
+    def answer(self, path: str) -> Reply:
         """Return status, headers and body of a request."""
         parts = [unquote(p) for p in path.strip("/").split("/")]
         if parts[0] == "api":
@@ -35,44 +33,31 @@ class Hub:
             repo, rest = "models/" + "/".join(parts[:2]), parts[2:]
         files = self.repos.get(repo)
         if files is None:
-            return _error("RepoNotFound", 404)
+            return error_reply("RepoNotFound", 404)
         if repo in self.gated:
-            return _error("GatedRepo", 403)
+            return error_reply("GatedRepo", 403)
         if parts[0] != "api":
             return self._file(repo, files, "/".join(rest[2:]))
         revision = rest[1] if len(rest) > 1 else "main"
         if revision not in ("main", COMMIT):
-            return _error("RevisionNotFound", 404)
+            return error_reply("RevisionNotFound", 404)
         if rest and rest[0] == "tree":
-            return _json([_entry(name, data) for name, data in files.items()])
+            return json_reply([_entry(name, data) for name, data in files.items()])
         siblings = [{"rfilename": name} for name in files]
-        return _json({"id": repo.split("/", 1)[1], "sha": COMMIT, "siblings": siblings})
+        return json_reply({"id": repo.split("/", 1)[1], "sha": COMMIT, "siblings": siblings})
 
-    def _file(self, repo: str, files: dict[str, bytes], name: str) -> tuple[int, Any, bytes]:
+    def _file(self, repo: str, files: dict[str, bytes], name: str) -> Reply:
         if f"{repo}/{name}" in self.broken:
-            return _error("EntryNotFound", 404)
+            return error_reply("EntryNotFound", 404)
         if name not in files:
-            return _error("EntryNotFound", 404)
+            return error_reply("EntryNotFound", 404)
         data = files[name]
-        headers = {"ETag": f'"{_oid(data)}"', "X-Repo-Commit": COMMIT}
+        headers = {"ETag": f'"{blob(data)}"', "X-Repo-Commit": COMMIT}
         return 200, headers, data
 
 
-def _oid(data: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-
-
 def _entry(name: str, data: bytes) -> dict[str, Any]:
-    return {"type": "file", "path": name, "size": len(data), "oid": _oid(data)}
-
-
-def _json(value: Any) -> tuple[int, dict[str, str], bytes]:
-    return 200, {"Content-Type": "application/json"}, json.dumps(value).encode()
-
-
-def _error(code: str, status: int) -> tuple[int, dict[str, str], bytes]:
-    headers = {"X-Error-Code": code, "Content-Type": "application/json"}
-    return status, headers, json.dumps({"error": code}).encode()
+    return {"type": "file", "path": name, "size": len(data), "oid": blob(data)}
 
 
 @contextmanager
@@ -80,33 +65,9 @@ def serve() -> Iterator[Hub]:
     """Run a stand-in in a thread; its address is `hub.url`."""
     hub = Hub()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    def answer(asked: Asked) -> Reply:
+        hub.requests.append(f"{asked.method} {asked.path}")
+        return hub.answer(asked.path)
 
-        def do_GET(self) -> None:
-            path = urlsplit(self.path).path
-            hub.requests.append(f"{self.command} {path}")
-            status, headers, body = hub.answer(path)
-            self.send_response(status)
-            for key, value in headers.items():
-                self.send_header(key, value)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
-
-        do_HEAD = do_GET  # noqa: N815
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    hub.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with serving(answer) as hub.url:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -8,18 +8,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import yaml
 
+from .http_standin import Asked, Reply, blob, error_reply, json_reply, serving
+
 TOKEN = "hf_writestothestandin"
-Reply = tuple[int, dict[str, str], bytes]
 
 
 @dataclass
@@ -71,15 +70,15 @@ class UploadHub:
         """Return status, headers and body of a request."""
         for part, status in self.fails.items():
             if part in path:
-                return _error("Fails", status, "it was told to fail")
+                return error_reply("Fails", status, "it was told to fail")
         if path.startswith("/large/"):
             oid = path.rpartition("/")[2]
             if hashlib.sha256(body).hexdigest() != oid:
-                return _error("Bad", 400, "other bytes")
+                return error_reply("Bad", 400, "other bytes")
             self.large[oid] = body
             return 200, {}, b""
         if token != TOKEN:
-            return _error("Invalid", 401, "Invalid credentials in Authorization header")
+            return error_reply("Invalid", 401, "Invalid credentials in Authorization header")
         parts = [unquote(p) for p in path.strip("/").split("/")]
         if path == "/api/repos/create":
             return self._create(json.loads(body))
@@ -91,43 +90,43 @@ class UploadHub:
             name, rest = "/".join(parts[:2]).removesuffix(".git"), parts[2:]
         repo = self.repos.get(name)
         if repo is None:
-            return _error("RepoNotFound", 404, "Repository not found")
+            return error_reply("RepoNotFound", 404, "Repository not found")
         return self._of(repo, name, method, rest, body)
 
     def _create(self, asked: dict[str, Any]) -> Reply:
         name = f"{asked['organization']}/{asked['name']}"
         url = {"url": f"{self.url}/{name}", "id": name}
         if asked["organization"] != "org":
-            return _error("Forbidden", 403, "You don't have the rights to create a model")
+            return error_reply("Forbidden", 403, "You don't have the rights to create a model")
         if name in self.repos:
-            return _json(url, 409)
+            return json_reply(url, 409)
         # Releases of huggingface_hub differ in how they ask for it.
         hidden = asked.get("visibility") == "private" or bool(asked.get("private"))
         self.add(name, {}, private=hidden)
-        return _json(url)
+        return json_reply(url)
 
     def _of(self, repo: Repo, name: str, method: str, rest: list[str], body: bytes) -> Reply:
         what = rest[0] if rest else "revision"
         if what == "info":  # NAME.git/info/lfs/objects/batch
             return self._batch(json.loads(body))
         if what.startswith("xet-"):
-            return _error("NotFound", 404, "no xet here")
+            return error_reply("NotFound", 404, "no xet here")
         found = repo.at(rest[1] if len(rest) > 1 else "main")
         if found is None:
-            return _error("RevisionNotFound", 404, "Revision not found")
+            return error_reply("RevisionNotFound", 404, "Revision not found")
         oid, files = found
         if what == "preupload":
-            return _json({"files": [self._mode(f, files) for f in json.loads(body)["files"]]})
+            return json_reply({"files": [self._mode(f, files) for f in json.loads(body)["files"]]})
         if what == "commit":
             return self._commit(repo, name, body)
         if what == "tree":
-            return _json([self._entry(path, data) for path, data in files.items()])
+            return json_reply([self._entry(path, data) for path, data in files.items()])
         if what == "resolve":
             data = files.get("/".join(rest[2:]))
             if data is None:
-                return _error("EntryNotFound", 404, "Entry not found")
+                return error_reply("EntryNotFound", 404, "Entry not found")
             return 200, {"ETag": f'"{blob(data)}"', "X-Repo-Commit": oid}, data
-        return _json({"id": name, "sha": oid, "private": repo.private, "siblings": []})
+        return json_reply({"id": name, "sha": oid, "private": repo.private, "siblings": []})
 
     def _mode(self, file: dict[str, Any], files: dict[str, bytes]) -> dict[str, Any]:
         path = file["path"]
@@ -145,13 +144,13 @@ class UploadHub:
             if wanted["oid"] not in self.large:
                 entry["actions"] = {"upload": {"href": f"{self.url}/large/{wanted['oid']}"}}
             objects.append(entry)
-        return _json({"transfer": "basic", "objects": objects})
+        return json_reply({"transfer": "basic", "objects": objects})
 
     def _commit(self, repo: Repo, name: str, body: bytes) -> Reply:
         lines = [json.loads(line) for line in body.decode().splitlines()]
         parent = lines[0]["value"].get("parentCommit")
         if parent is not None and parent != repo.commits[-1][0]:
-            return _error("Conflict", 412, "A commit has happened since")
+            return error_reply("Conflict", 412, "A commit has happened since")
         files = dict(repo.commits[-1][1])
         for line in lines[1:]:
             value = line["value"]
@@ -166,7 +165,7 @@ class UploadHub:
                 del files[path]
         oid = repo.commit(files)
         url = f"{self.url}/{name}/commit/{oid}"
-        return _json({"success": True, "commitOid": oid, "commitUrl": url})
+        return json_reply({"success": True, "commitOid": oid, "commitUrl": url})
 
     def _entry(self, path: str, data: bytes) -> dict[str, Any]:
         entry: dict[str, Any] = {"type": "file", "path": path, "size": len(data)}
@@ -177,11 +176,6 @@ class UploadHub:
         return {**entry, "oid": blob(b"a pointer"), "lfs": lfs}
 
 
-def blob(data: bytes) -> str:
-    """Return git's digest."""
-    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-
-
 def _validate(card: str) -> Reply:
     parts = card.split("---\n", 2)
     try:
@@ -189,20 +183,12 @@ def _validate(card: str) -> Reply:
     except yaml.YAMLError:
         found = None
     if found is None:
-        return _json({"warnings": [{"message": "empty or missing yaml metadata"}], "errors": []})
+        return json_reply(
+            {"warnings": [{"message": "empty or missing yaml metadata"}], "errors": []}
+        )
     if not all(isinstance(found.get(key, ""), str) for key in ("license", "base_model")):
-        return _json({"errors": [{"message": '"license" must be a string'}]}, 400)
-    return _json({"warnings": [], "errors": []})
-
-
-def _json(value: Any, status: int = 200) -> Reply:
-    return status, {"Content-Type": "application/json"}, json.dumps(value).encode()
-
-
-def _error(code: str, status: int, message: str) -> Reply:
-    headers = {"X-Error-Code": code, "X-Error-Message": message}
-    status, more, body = _json({"error": message}, status)
-    return status, headers | more, body
+        return json_reply({"errors": [{"message": '"license" must be a string'}]}, 400)
+    return json_reply({"warnings": [], "errors": []})
 
 
 @contextmanager
@@ -210,46 +196,9 @@ def serve() -> Iterator[UploadHub]:
     """Run a stand-in in a thread; its address is `hub.url`."""
     hub = UploadHub()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    def answer(asked: Asked) -> Reply:
+        hub.requests.append(f"{asked.method} {asked.path}")
+        return hub.answer(asked.method, asked.path, asked.token, asked.body)
 
-        def do_GET(self) -> None:
-            path = urlsplit(self.path).path
-            hub.requests.append(f"{self.command} {path}")
-            size = int(self.headers.get("Content-Length") or 0)
-            body = self.rfile.read(size) if size else b""
-            if self.headers.get("Transfer-Encoding") == "chunked":
-                body = self._chunks()
-            token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
-            status, headers, content = hub.answer(self.command, path, token, body)
-            self.send_response(status)
-            for key, value in headers.items():
-                self.send_header(key, value)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(content)
-
-        do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815
-
-        def _chunks(self) -> bytes:
-            found = b""
-            while size := int(self.rfile.readline(), 16):
-                found += self.rfile.read(size)
-                self.rfile.readline()
-            self.rfile.readline()
-            return found
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    hub.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with serving(answer) as hub.url:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -5,17 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from slurm.cluster import ClusterConfig as VirtualConfig
-from slurm.cluster import VirtualCluster
-
-from .commandline import ROOT, assert_refused, clean_environment, tree
+from .commandline import assert_refused, tree
+from .virtual_site import Site, virtual_site
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
@@ -23,50 +19,35 @@ LINE = "--task demo --model tiny --global-batch 16 --max-steps 4 --tracker none 
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Three hosts, of which one works for half an hour; a partition that takes single nodes."""
-    base = tmp_path_factory.mktemp("probe of a 'site'")
-    shared = tuple(dict.fromkeys([base, Path(sys.prefix), Path(sys.base_prefix), ROOT]))
-    config = VirtualConfig(
-        state=Path(f"/var/tmp/glueline-probe-{os.getpid()}"),
-        nodes=3,
-        share=shared,
-        accounting=False,
-        extra_conf=(
-            "PartitionName=single Nodes=node[1-3] MaxNodes=1 MaxTime=UNLIMITED State=UP",
-            "EnforcePartLimits=ALL",
-        ),
+    conf = (
+        "PartitionName=single Nodes=node[1-3] MaxNodes=1 MaxTime=UNLIMITED State=UP",
+        "EnforcePartLimits=ALL",
     )
-    with VirtualCluster(config) as up:
-        env = clean_environment(**up.env())
-        env["PATH"] = f"{env['PATH']}:/usr/sbin:/sbin"
-        busy = ["sbatch", "--nodes=1", "--exclusive", "--time=30", "--output=/dev/null"]
-        subprocess.run([*busy, "--wrap", "sleep 600"], env=env, check=True, cwd=base)
+    base = tmp_path_factory.mktemp("probe of a 'site'")
+    with virtual_site(base, "probe", nodes=3, accounting=False, extra_conf=conf) as up:
+        busy = "sbatch --nodes=1 --exclusive --time=30 --output=/dev/null --wrap".split()
+        slurm(up, *busy, "sleep 600")
         deadline = time.monotonic() + 60
-        while (
-            "R"
-            not in subprocess.run(
-                ["squeue", "-h", "-o", "%t"], env=env, capture_output=True, text=True, check=False
-            ).stdout.split()
-        ):
+        while "R" not in slurm(up, "squeue", "-h", "-o", "%t").split():
             assert time.monotonic() < deadline, "the job that takes a node does not start"
             time.sleep(0.2)
-        yield base, env
+        yield up
 
 
-def probe(site: tuple[Path, dict[str, str]], *more: str) -> subprocess.CompletedProcess[str]:
-    base, env = site
-    line = [sys.executable, str(ROOT / "launch" / "submit.py"), *LINE.split(), "--probe", *more]
-    return subprocess.run(
-        line, cwd=base, env=env, capture_output=True, text=True, timeout=120, check=False
-    )
+def slurm(site: Site, *line: str) -> str:
+    env = os.environ | site.env
+    done = subprocess.run(line, cwd=site.base, env=env, capture_output=True, text=True, check=True)
+    return done.stdout
 
 
-def test_shapes_that_start_now_go_before_one_that_waits_for_the_taken_node(
-    site: tuple[Path, dict[str, str]],
-) -> None:
-    base, env = site
-    before, asked = tree(base), time.time()
+def probe(site: Site, *more: str) -> subprocess.CompletedProcess[str]:
+    return site.glueline("submit", *LINE.split(), "--probe", *more)
+
+
+def test_shapes_that_start_now_go_before_one_that_waits_for_the_taken_node(site: Site) -> None:
+    before, asked = tree(site.base), time.time()
     done = probe(site, "--nodes", "3", "--partition", "main", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)["probe"]
@@ -81,12 +62,11 @@ def test_shapes_that_start_now_go_before_one_that_waits_for_the_taken_node(
     assert all(c["hours"] > 0 and c["unit"] == "core-hours" for c in found)
     assert "--nodes 2" in by_nodes[2]["line"] and "--probe" not in by_nodes[2]["line"]
     assert by_nodes[1]["accumulation"] >= by_nodes[2]["accumulation"]
-    assert tree(base) == before, "something was written"
-    queue = subprocess.run(["squeue", "-h"], env=env, capture_output=True, text=True, check=True)
-    assert len(queue.stdout.strip().splitlines()) == 1, "something was submitted"
+    assert tree(site.base) == before, "something was written"
+    assert len(slurm(site, "squeue", "-h").strip().splitlines()) == 1, "something was submitted"
 
 
-def test_a_refused_shape_carries_slurms_reason(site: tuple[Path, dict[str, str]]) -> None:
+def test_a_refused_shape_carries_slurms_reason(site: Site) -> None:
     done = probe(site, "--partition", "single,main")
     assert done.returncode == 0, done.stderr
     print(done.stdout)
@@ -96,7 +76,7 @@ def test_a_refused_shape_carries_slurms_reason(site: tuple[Path, dict[str, str]]
     assert len(lines) == 1 and lines[0].split()[0].isdigit()
 
 
-def test_it_only_asks(site: tuple[Path, dict[str, str]]) -> None:
+def test_it_only_asks(site: Site) -> None:
     assert_refused(probe(site, "--wait"), "--probe", "--wait")
     assert_refused(probe(site, "--executor", "local"), "--probe", "Slurm")
     assert_refused(probe(site, "--partition", "mian"), "mian", "main")

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from slurm.cluster import ClusterConfig as VirtualConfig
-from slurm.cluster import VirtualCluster
-
-from .commandline import ROOT, clean_environment
+from .virtual_site import Site, virtual_site
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
@@ -26,30 +19,18 @@ LINE = (
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
-    base = tmp_path_factory.mktemp("report of a 'site'")
-    shared = tuple(dict.fromkeys([base, Path(sys.prefix), Path(sys.base_prefix), ROOT]))
-    config = VirtualConfig(
-        state=Path(f"/var/tmp/glueline-report-{os.getpid()}"), nodes=1, share=shared
-    )
-    with VirtualCluster(config) as up:
-        env = clean_environment(**up.env())
-        env["PATH"] = f"{env['PATH']}:/usr/sbin:/sbin"
-        yield base, env
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with virtual_site(tmp_path_factory.mktemp("report of a 'site'"), "report", nodes=1) as up:
+        yield up
 
 
-def typed(site: tuple[Path, dict[str, str]], name: str, *words: str) -> str:
-    base, env = site
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "launch" / f"{name}.py"), *words],
-        cwd=base, env=env, capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
+def typed(site: Site, name: str, *words: str) -> str:
+    done = site.glueline(name, *words)
     assert done.returncode == 0, (name, done.stdout, done.stderr)
     return done.stdout
 
 
 def test_a_sweep_on_slurm_is_told_while_it_runs_and_after(site):
-    base, _ = site
     typed(site, "sweep", *LINE.split())
     before = json.loads(typed(site, "report", "pair", "--json"))
     assert set(before["states"]) <= {"queued", "running", "created"}, before["states"]
@@ -78,4 +59,4 @@ def test_a_sweep_on_slurm_is_told_while_it_runs_and_after(site):
         assert worker["limit_seconds"] == 1200 and worker["ask"][0].startswith("--mem ")
     runs = [e for n, e in told.items() if not n.startswith("job ")]
     assert len(runs) == 2 and all(e["source"] == "run directory" for e in runs)
-    assert (base / "runs" / ".sweeps" / "pair" / "report.html").is_file()
+    assert (site.base / "runs" / ".sweeps" / "pair" / "report.html").is_file()

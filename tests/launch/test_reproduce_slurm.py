@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from slurm.cluster import ClusterConfig as VirtualConfig
-from slurm.cluster import VirtualCluster
 from training.rundir import read_json
 
-from .commandline import ROOT, assert_refused, clean_environment
+from .commandline import assert_refused
+from .virtual_site import Site, virtual_site
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1500)]
 
@@ -36,33 +31,22 @@ TERMS = "--seeds 5 --margin 80 --level 0.2".split()
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     base = tmp_path_factory.mktemp("reproduce on a 'site'")
     (base / "demo.yaml").write_text(REFERENCE)
-    shared = tuple(dict.fromkeys([base, Path(sys.prefix), Path(sys.base_prefix), ROOT]))
-    config = VirtualConfig(
-        state=Path(f"/var/tmp/glueline-reproduce-{os.getpid()}"), nodes=2, share=shared
-    )
-    with VirtualCluster(config) as up:
-        env = clean_environment(**up.env())
-        env["PATH"] = f"{env['PATH']}:/usr/sbin:/sbin"
-        yield base, env
+    with virtual_site(base, "reproduce", nodes=2) as up:
+        yield up
 
 
-def typed(site, name, *words):
-    base, env = site
-    return subprocess.run(
-        [sys.executable, str(ROOT / "launch" / f"{name}.py"), *words],
-        cwd=base, env=env, capture_output=True, text=True, timeout=700, check=False,
-    )  # fmt: skip
+def typed(site: Site, name: str, *words: str):
+    return site.glueline(name, *words, timeout=700)
 
 
 def test_a_reference_is_judged_and_its_receipt_replayed(site):
-    base, _ = site
     done = typed(site, "reproduce", "--reference", "demo.yaml", *TERMS, *HOW)
     assert done.returncode == 0, (done.stdout, done.stderr)
     assert "demo: reproduced after " in done.stdout and "receipt  " in done.stdout
-    folder = base / "runs" / ".sweeps" / "reproduce-demo"
+    folder = site.base / "runs" / ".sweeps" / "reproduce-demo"
     receipt: Any = read_json(folder / "receipt.json")
     (verdict,) = receipt["verdicts"]
     (score,) = verdict["scores"]
