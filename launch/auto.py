@@ -15,7 +15,9 @@ from .limits import check_limits, clock, read_limits
 
 CPU_TOKENS = 1024
 GPU_TOKENS = 16384
-NO_SLURM = "sbatch is not on this machine, or Slurm does not answer: use --executor local"
+NO_SLURM = (
+    "sbatch is not on this machine, or Slurm does not answer (does sinfo?): use --executor local"
+)
 
 
 @dataclass(frozen=True)

@@ -159,6 +159,26 @@ def check_places(config: RunConfig, runs: Path) -> list[str]:
     return notes
 
 
+def check_notice(config: RunConfig) -> None:
+    """Check that the file which `cluster.notify` names will be found when the run is over.
+
+    Raises:
+        UsageError: it cannot be read, is empty, or is named from the folder that we are in.
+    """
+    how = config.cluster.notify or ""
+    if not how.startswith("@"):
+        return
+    from slurm.notice import spelled_out
+
+    path = Path(how[1:]).expanduser()
+    if not path.is_absolute():
+        raise UsageError(f"cluster.notify={how}: jobs run elsewhere, use @{path.absolute()}")
+    try:
+        spelled_out(how)
+    except UsageError as error:
+        raise UsageError(f"cluster.notify={how}: {error}") from None
+
+
 def look_at_inputs(config: RunConfig) -> SourceInfo | None:
     """Check the rows and the weights that are on this machine.
 

@@ -195,9 +195,13 @@ def words(seconds: float) -> str:
 def in_words(found: Duration) -> str:
     """Return an estimate with its source and its error: `about 12 min (from 3 runs like it, ±8%)`.
 
-    A guess could be off by a factor.
+    A guess, or what past runs differ in by more than their time, could be off by a factor.
     """
-    error = f"±{found.error:.0%}" if found.runs else f"could be off by {1 + found.error:.0f}×"
+    error = (
+        f"±{found.error:.0%}"
+        if found.runs and found.error < 1
+        else f"could be off by {1 + found.error:.0f}×"
+    )
     return f"about {words(found.seconds)} ({found.source}, {error})"
 
 

@@ -34,7 +34,8 @@ from . import presets
 from .grid import NAMED, key_of
 
 UNITS = ("percent", "fraction")
-STATISTICS = ("single run", "mean", "median", "best of several", "not stated")
+BEST = "best of several"
+STATISTICS = ("single run", "mean", "median", BEST, "not stated")
 COLLAPSED = ("included", "excluded")
 ABOUT = ("statistic", "runs", "seeds", "collapsed")
 """Facts about scores that a set or a task may tell."""

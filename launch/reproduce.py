@@ -336,6 +336,7 @@ def own_name(reference: str, typed: Sequence[tuple[str, str]]) -> str:
 
 def notes(wanted: Wanted, asked: Asked) -> list[str]:
     """Return what a person should know before it begins: changes and assumptions."""
+    from launch.reference_file import BEST
     from launch.reference_sets import missing
     from launch.reproducing.receipt_text import change
 
@@ -347,6 +348,12 @@ def notes(wanted: Wanted, asked: Asked) -> list[str]:
     for text, tasks in by_change.items():
         whom = "" if len(tasks) == len(asked.tasks) else f" ({', '.join(tasks)})"
         found.append(f"not the published recipe, and so the verdict is about: {text}{whom}")
+    best = [t for t in asked.tasks if wanted.reference.references[t].statistic == BEST]
+    if best:
+        found.append(
+            f"published is the best of several runs, ours is their mean ({', '.join(best)}): not "
+            "reproduced is to be expected of the very same recipe"
+        )
     unsaid = dict.fromkeys(
         f"{entry.key} {entry.value}"
         for task in asked.tasks

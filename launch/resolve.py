@@ -271,6 +271,7 @@ def resolve(request: Request) -> Resolved:
     notes += checks.unused_settings(config)
     notes += checks.check_devices(config)
     notes += checks.check_places(config, runs)
+    checks.check_notice(config)
     return Resolved(config, origins, runs, notes)
 
 

@@ -82,6 +82,7 @@ def resumed(request: Request, run: RunDir) -> Resumed:
     notes += [f"checkpoint {problem}: left out" for problem in newest_sound(run)[1]]
     notes += checks.check_devices(config)
     notes += checks.check_places(config, run.path.parent)
+    checks.check_notice(config)
     changed = differences(old, config)
     return Resumed(
         config,

@@ -218,18 +218,33 @@ def tell(notice: Notice, how: str) -> str | None:
         how: `cluster.notify`: `http(s)://…`, `@FILE` whose first line is one of the others, or a
             command for bash.
     """
-    if how.startswith("@"):
-        path = Path(how[1:]).expanduser()
-        try:
-            how = path.read_text().strip().partition("\n")[0].strip()
-        except (OSError, UnicodeDecodeError) as error:
-            return f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
-        if not how:
-            return f"{path} is empty"
+    try:
+        how = spelled_out(how)
+    except UsageError as error:
+        return str(error)
     body = json.dumps(notice.plain(), ensure_ascii=False)
     if how.startswith(("http://", "https://")):
         return _post(how, body)
     return _command(how, notice, body)
+
+
+def spelled_out(how: str) -> str:
+    """Return the address or command that `cluster.notify` means, out of the file if it names one.
+
+    Raises:
+        UsageError: the file cannot be read or is empty.
+    """
+    if not how.startswith("@"):
+        return how
+    path = Path(how[1:]).expanduser()
+    try:
+        found = path.read_text().strip().partition("\n")[0].strip()
+    except (OSError, UnicodeDecodeError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise UsageError(f"{path} cannot be read: {said}") from None
+    if not found:
+        raise UsageError(f"{path} is empty")
+    return found
 
 
 def _post(address: str, body: str) -> str | None:

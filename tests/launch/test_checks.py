@@ -1,11 +1,12 @@
 """What is known of a model and its inputs before submission."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from launch.checks import check_length
+from launch.checks import check_length, check_notice
 from training.config import ModelConfig, RunConfig, UsageError
 
 
@@ -26,3 +27,23 @@ def test_positions_that_begin_behind_the_paddings(tmp_path: Path) -> None:
     check_length(config, 512)
     with pytest.raises(UsageError, match="has 512 positions"):
         check_length(config, 513)
+
+
+def noticed(how: str | None) -> RunConfig:
+    config = RunConfig()
+    return replace(config, cluster=replace(config.cluster, notify=how))
+
+
+def test_the_file_that_says_whom_to_tell(tmp_path: Path, monkeypatch) -> None:
+    file = tmp_path / "whom"
+    with pytest.raises(UsageError, match=r"notify=@.*whom: .* cannot be read: No such file"):
+        check_notice(noticed(f"@{file}"))
+    file.write_text("\n")
+    with pytest.raises(UsageError, match="is empty"):
+        check_notice(noticed(f"@{file}"))
+    file.write_text("https://example.org/hook\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=f"jobs run elsewhere, use @{file}"):
+        check_notice(noticed("@whom"))
+    for how in (f"@{file}", "mail -s done me", None):
+        check_notice(noticed(how))

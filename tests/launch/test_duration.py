@@ -48,6 +48,8 @@ def test_runs_like_it_tell_the_time_and_their_spread_the_error() -> None:
     assert found.seconds == pytest.approx(100 + 5 + 40)
     assert found.error == pytest.approx(0.1)
     assert in_words(found) == "about 145 s (from 3 runs like it, ±10%)"
+    wild = replace(found, error=5.31)
+    assert in_words(wild) == "about 145 s (from 3 runs like it, could be off by 6×)"
 
 
 @pytest.mark.parametrize(

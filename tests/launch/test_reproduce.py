@@ -72,7 +72,15 @@ def test_a_dry_run_names_what_is_changed_and_touches_nothing(here):
         done.stderr
     )
     assert "optim.schedule linear" in done.stderr  # what the reference does not say
+    assert "best of several" not in done.stderr
     assert tree(here) == {"demo.yaml"}
+
+
+def test_the_best_of_several_runs_is_told_from_a_mean(here):
+    (here / "demo.yaml").write_text(REFERENCE.replace("mean", "best of several"))
+    line = "--reference demo.yaml --executor local --tracker none --dry-run"
+    done = glueline("reproduce", *line.split(), cwd=here)
+    assert done.returncode == 0 and "published is the best of several runs" in done.stderr
 
 
 @pytest.mark.parametrize(
