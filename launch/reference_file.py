@@ -153,7 +153,12 @@ class ReferenceSet:
 
 
 def set_of(
-    content: object, where: str, name: str, folder: Path | None = None, path: Path | None = None
+    content: object,
+    where: str,
+    name: str,
+    folder: Path | None = None,
+    path: Path | None = None,
+    copies: Path | None = None,
 ) -> ReferenceSet:
     """Return the set of references that a file's content says.
 
@@ -163,6 +168,8 @@ def set_of(
         name: the set's.
         folder: where its own task files lie; None: they are named by absolute paths.
         path: the file.
+        copies: where its own task files are read from, as NAME.yaml, if they are not where they
+            were.
 
     Raises:
         UsageError: a key is unknown or missing, a value is of the wrong form, a score is not one
@@ -181,9 +188,15 @@ def set_of(
         place = f"{where}: {short}"
         said = dict(_mapping(part, place))
         _known(said, TASK_KEYS, place)
+        file = None
         if "task" in said:
-            said["task"] = str((folder or Path()).absolute() / Path(said["task"]).expanduser())
-        reference = _reference(content, said, short, name, unit, place)
+            if not isinstance(said["task"], str):
+                raise UsageError(f"{place}: task: expected a YAML file, got {said['task']!r}")
+            file = (folder or Path()).absolute() / Path(said["task"]).expanduser()
+            said["task"] = str(file)
+            if copies is not None and not file.exists():
+                file = copies / f"{short}.yaml"
+        reference = _reference(content, said, short, name, unit, place, file)
         if reference.task in references:
             raise UsageError(f"{place}: task {reference.task} stands there twice")
         references[reference.task] = reference
@@ -207,8 +220,19 @@ def _reference(
     name: str,
     unit: str,
     where: str,
+    file: Path | None,
 ) -> Reference:
-    """Return the reference of one task; what it says takes the place of what the set says."""
+    """Return the reference of one task; what it says takes the place of what the set says.
+
+    Args:
+        content: of the set.
+        said: of the task.
+        short: its name.
+        name: the set's.
+        unit: of the scores.
+        where: how errors name it.
+        file: what its own task file is read from; None for a task of `configs/tasks/`.
+    """
     model, task = str(content["model"]), str(said.get("task", short))
     if "/" not in model:
         _named(model, where)
@@ -223,7 +247,7 @@ def _reference(
     about = {k: said.get(k, content.get(k)) for k in ABOUT}
     runs = _count(about["runs"], f"{where}: runs")
     values = {**{k: a.value for k, a in assumed.items()}, **recipe}
-    known = _checked_task(task, values, where)
+    known = _checked_task(str(file or task), values, where)
     scores = tuple(
         _score(entry, unit, runs, known, f"{where}: score {number}")
         for number, entry in enumerate(_list(said.get("scores"), f"{where}: scores"), 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -52,7 +53,7 @@ def repeat_of(old: dict[str, Any], where: str) -> tuple[Any, Wanted]:
     from launch.reproduce import Wanted
     from launch.reproducing.asked import asked_of
 
-    asked = asked_of(old["asked"], where)
+    asked = asked_of(with_task_files(old["asked"], Path(where).expanduser()), where)
     return asked, Wanted(
         reference=set_of(asked.reference, where, asked.set_name),
         tasks=asked.tasks,
@@ -62,6 +63,32 @@ def repeat_of(old: dict[str, Any], where: str) -> tuple[Any, Wanted]:
         level=asked.total_error,
         early=len(asked.looks) > 1,
     )
+
+
+def with_task_files(asked: dict[str, Any], receipt: Path) -> dict[str, Any]:
+    """Return what a receipt asked for, with its own task files as they lie beside it.
+
+    Args:
+        asked: as the receipt has it.
+        receipt: the receipt, or the folder that holds it.
+
+    Raises:
+        UsageError: a task file is neither where it was nor beside the receipt.
+    """
+    from launch.reporting.records import mapping
+    from launch.reproducing.asked import own_tasks
+
+    folder = own_tasks(receipt if receipt.is_dir() else receipt.parent)
+    text = json.dumps(asked)
+    for short, task in mapping(mapping(asked.get("reference")).get("tasks")).items():
+        path = mapping(task).get("task")
+        if path is None or Path(path).is_file():
+            continue
+        beside = (folder / f"{short}.yaml").absolute()
+        if not beside.is_file():
+            raise UsageError(f"{receipt}: task file {path} does not exist: put it at {beside}")
+        text = text.replace(json.dumps(path), json.dumps(str(beside)))
+    return json.loads(text)
 
 
 def with_receipt(request: Request, overrides: tuple[tuple[str, str], ...]) -> Request:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ import click
 from launch.flags import FlagCommand, FlagOption, Request, request_options, trial_options
 from launch.main import run_command
 from training.config import UsageError, nearest
+from training.rundir import write_atomic
 
 if TYPE_CHECKING:
     from launch.reference_sets import ReferenceSet
@@ -89,7 +91,9 @@ class Wanted:
 @click.option(
     "--no-wait", cls=FlagOption, is_flag=True, help="Submit, and say which line collects later."
 )
-@click.option("--collect", cls=FlagOption, metavar="NAME", help="Only judge what is there.")
+@click.option(
+    "--collect", cls=FlagOption, metavar="NAME", help="Submit nothing: judge what is there."
+)
 @click.option("--json", "as_json", cls=FlagOption, is_flag=True, help="Print the receipt.")
 def reproduce(
     request: Request,
@@ -240,7 +244,6 @@ def run_reproduction(request: Request, wanted: Wanted, how: dict[str, Any]) -> i
     Raises:
         UsageError: the request is wrong, or Slurm refuses it.
     """
-    from launch.reproducing.asked import file_of, write_asked
     from launch.sweep import submit_sweep
     from launch.sweeping import Packing
 
@@ -253,16 +256,8 @@ def run_reproduction(request: Request, wanted: Wanted, how: dict[str, Any]) -> i
     with quiet:
         if how["dry_run"]:
             return submit_sweep(request, spec, found, place, packing, sweep_how)
-        fresh = not file_of(place).exists()
-        write_asked(place, asked)
-        try:
+        with written_down(place, wanted, asked):
             submit_sweep(request, spec, found, place, packing, sweep_how)
-        except BaseException:
-            if fresh:
-                file_of(place).unlink(missing_ok=True)
-                with contextlib.suppress(OSError):
-                    place.path.rmdir()
-            raise
         if how["no_wait"]:
             print(f"  collect {collect_line(place)}")
             return 0
@@ -273,25 +268,58 @@ def run_reproduction(request: Request, wanted: Wanted, how: dict[str, Any]) -> i
     return finish(place, how["as_json"])
 
 
+@contextlib.contextmanager
+def written_down(place: SweepDir, wanted: Wanted, asked: Asked) -> Iterator[None]:
+    """Write down what is to be judged before its runs are submitted.
+
+    Where nothing is submitted after all, what was there before stays.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    from launch.reproducing.asked import file_of, own_tasks, write_asked
+    from launch.sweeping import read_jobs
+
+    path = file_of(place)
+    before = path.read_bytes() if path.exists() else None
+    jobs = read_jobs(place)
+    write_asked(place, asked)
+    for reference in wanted.reference.references.values():
+        if "/" in reference.task and Path(reference.task).is_file():
+            own_tasks(place.path).mkdir(exist_ok=True)
+            shutil.copyfile(reference.task, own_tasks(place.path) / f"{reference.short}.yaml")
+    try:
+        yield
+    except BaseException:
+        if read_jobs(place) != jobs:
+            raise  # some of it runs: what it is judged by must stay
+        if before is not None:
+            write_atomic(path, before)
+            raise
+        shutil.rmtree(own_tasks(place.path), ignore_errors=True)
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            place.path.rmdir()
+        raise
+
+
 def prepare(request: Request, wanted: Wanted, how: dict[str, Any]) -> tuple[Any, ...]:
     """Return the sweep's spec, its trials, its folder, and what is to be judged.
 
     Raises:
         UsageError: the request is wrong, or another reproduction has that name.
     """
-    from launch.reproducing.asked import Asked, continued, plan_looks, read_asked
+    from launch.reproducing.asked import Asked, continued, plan_looks
     from launch.reproducing.recipe import changes, make_spec, overrides, same_model
-    from launch.resolve import runs_folder
     from launch.sweep import folder_of
     from launch.trials import compile_sweep
-    from training.sweepdir import SweepDir, sweeps_folder
 
+    check_rows_and_margins(request, wanted)
     typed = overrides(request)
     if request.model is not None and not same_model(request.model, wanted.reference.model):
         typed.insert(0, ("model", str(request.model)))
     name = how["name"] or own_name(wanted.reference.name, typed)
-    guess = SweepDir(sweeps_folder(runs_folder(request.runs)) / name)
-    there = read_asked(guess)
+    there = there_already(request, wanted, name)
     tasks = tuple(dict.fromkeys([*(there.tasks if there else ()), *wanted.tasks]))
     references = [wanted.reference.references[task] for task in tasks]
     seeds = list(range(1, wanted.seeds + 1))
@@ -302,13 +330,14 @@ def prepare(request: Request, wanted: Wanted, how: dict[str, Any]) -> tuple[Any,
         hint = " (--tasks A,B judges some of the tasks)" if len(tasks) > 1 else ""
         raise UsageError(f"{error}{hint}") from None
     place = folder_of(found, name)
-    if place.path != guess.path:  # the runs folder is a profile's
-        there = read_asked(place)
-    configs = {str(t.axes["task"]): found.config(t) for t in reversed(found.trials)}
+    trials = {str(t.axes["task"]): t for t in reversed(found.trials)}
     changed = {
-        r.task: [c.plain() for c in changes(r, configs[r.task], request)]
+        r.task: [
+            c.plain()
+            for c in changes(r, found.config(t), request, found.bases[t.base].resolved.origins)
+        ]
         for r in references
-        if r.task in configs
+        if (t := trials.get(r.task)) is not None
     }
     asked = Asked(
         reference=wanted.reference.content,
@@ -323,6 +352,47 @@ def prepare(request: Request, wanted: Wanted, how: dict[str, Any]) -> tuple[Any,
         line=tuple(sys.argv[1:]),
     )
     return spec, found, place, continued(there, asked) if there else asked
+
+
+def check_rows_and_margins(request: Request, wanted: Wanted) -> None:
+    """Raise `UsageError` for other rows than the published ones, or a margin that must be typed."""
+    from launch.reference_file import UNBOUNDED
+
+    if request.files:
+        raise UsageError(
+            "--train-file and the like: what was published is of its task's own rows: train on "
+            "others with glueline submit --reference"
+        )
+    for task in wanted.tasks:
+        for score in wanted.reference.references[task].judged:
+            if score.metric in UNBOUNDED and wanted.margin is None:
+                raise UsageError(
+                    f"{score.metric} of {wanted.reference.references[task].short} has no margin of "
+                    f"its own: type --margin, here in units of {score.metric}"
+                )
+
+
+def there_already(request: Request, wanted: Wanted, name: str) -> Asked | None:
+    """Return the reproduction of that name, its decided tasks stopped; None if there is none.
+
+    Raises:
+        UsageError: it is one of other numbers, or its files are damaged.
+    """
+    from launch.reproducing.asked import check_same, read_asked
+    from launch.reproducing.collect import decided_tasks
+    from launch.resolve import compose, runs_folder
+    from training.sweepdir import SweepDir, sweeps_folder
+
+    one = wanted.reference.references[wanted.tasks[0]]
+    model = request.model or wanted.reference.model
+    _, _, profile = compose(replace(request, task=one.task, model=model))
+    place = SweepDir(sweeps_folder(runs_folder(request.runs, profile)) / name)
+    there = read_asked(place)
+    if there is None:
+        return None
+    check_same(there, wanted.reference.content, wanted.margin)
+    # Tasks that are decided stay as they are: only open ones may be looked at again.
+    return there.decided(decided_tasks(place, there)) if wanted.seeds > there.seeds else there
 
 
 def own_name(reference: str, typed: Sequence[tuple[str, str]]) -> str:
@@ -354,6 +424,11 @@ def notes(wanted: Wanted, asked: Asked) -> list[str]:
             f"published is the best of several runs, ours is their mean ({', '.join(best)}): not "
             "reproduced is to be expected of the very same recipe"
         )
+    fallen = [t for t in asked.tasks if wanted.reference.references[t].collapsed == "included"]
+    if fallen:
+        found.append(
+            f"collapsed runs are in the published mean, and so in ours ({', '.join(fallen)})"
+        )
     unsaid = dict.fromkeys(
         f"{entry.key} {entry.value}"
         for task in asked.tasks
@@ -367,18 +442,23 @@ def notes(wanted: Wanted, asked: Asked) -> list[str]:
 
 def follow_to_the_end(place: SweepDir, asked: Asked) -> bool:
     """Follow a reproduction, deciding tasks at the planned looks; False if a person left."""
-    from launch.reproducing.asked import read_asked, write_asked
-    from launch.reproducing.collect import judge_early
     from launch.reproducing.follow import follow
 
+    return follow(place, asked, *deciding(place, asked))
+
+
+def deciding(place: SweepDir, asked: Asked) -> tuple[Any, Any, Any]:
+    """Return what judges a look, what notes that a task is decided, and what tells a person."""
+    from launch.reproducing.asked import read_asked, write_asked
+    from launch.reproducing.collect import judge_early
+
     def stop(task: str, count: int) -> None:
-        current = read_asked(place) or asked
-        write_asked(place, replace(current, stopped={**current.stopped, task: count}))
+        write_asked(place, (read_asked(place) or asked).decided({task: count}))
 
     def say(text: str) -> None:
         print(text, flush=True)
 
-    return follow(place, asked, lambda t, n: judge_early(place, asked, t, n), stop, say)
+    return (lambda task, count: judge_early(place, asked, task, count)), stop, say
 
 
 def collect_line(place: SweepDir) -> str:
@@ -397,12 +477,18 @@ def collect_again(runs: str | None, name: str, as_json: bool) -> int:
     """
     from launch.named import need_named
     from launch.reproducing.asked import read_asked
+    from launch.reproducing.follow import looks_taken, take_looks
     from launch.resolve import known_runs
+    from launch.sweep_view import look_at_sweep
     from training.sweepdir import SweepDir
 
     place = need_named(known_runs(runs, name), name)
-    if not isinstance(place, SweepDir) or read_asked(place) is None:
+    asked = read_asked(place) if isinstance(place, SweepDir) else None
+    if asked is None or not isinstance(place, SweepDir):
         raise UsageError(f"{name} is no reproduction: glueline report {name}")
+    seen = look_at_sweep(place)
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        take_looks(place, asked, seen, looks_taken(asked), *deciding(place, asked))
     return finish(place, as_json)
 
 

@@ -39,6 +39,8 @@ def standard_error(metric: str, value: float, examples: int, positive: float = 0
         ValueError: the score is out of its range, or there are fewer than 4 examples.
     """
     signed = metric in ("matthews", "pearson", "spearman")
+    if metric not in SHARES and metric != "f1" and not signed:
+        return None
     if not (-1 if signed else 0) <= value <= 1 or examples < 4 or not 0 < positive <= 1:
         raise ValueError(f"{metric} {value} of {examples} examples, {positive} positive")
     if metric in SHARES:
@@ -47,10 +49,8 @@ def standard_error(metric: str, value: float, examples: int, positive: float = 0
         return math.sqrt(value * (1 - value) * (2 - value) / (2 * positive * examples))
     if metric == "matthews":
         return math.sqrt((1 - value**2) / examples)
-    if metric in ("pearson", "spearman"):
-        more = 1.0 if metric == "pearson" else math.sqrt(1.06)
-        return more * (1 - value**2) / math.sqrt(examples - 3)
-    return None
+    more = 1.0 if metric == "pearson" else math.sqrt(1.06)
+    return more * (1 - value**2) / math.sqrt(examples - 3)
 
 
 def default_margin(

@@ -45,9 +45,16 @@ def compared(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         after = (new["inputs"].get(task) or {}) if task in new["inputs"] else {}
         for what in ("data", "weights"):
             one, two = before.get(what), after.get(what)
-            if one and two and one["sha256"] != two["sha256"]:
+            if not one or not two:
+                continue
+            hashes, sizes = ([one[key], two[key]] for key in ("sha256", "bytes"))
+            if sizes[0] != sizes[1] or (all(hashes) and hashes[0] != hashes[1]):
+                told = hashes if all(hashes) else [f"{size:,} bytes" for size in sizes]
+                lines.append(f"{task}: the {what} are other ones: {told[0]} → {told[1]}")
+            elif not all(hashes):
                 lines.append(
-                    f"{task}: the {what} are other ones: {one['sha256']} → {two['sha256']}"
+                    f"{task}: the {what} have the same sizes; whether they are the same is not "
+                    "known: a file was too large to be read"
                 )
     one, two = by_run(old), by_run(new)
     both = [key for key in one if key in two and one[key]["scores"] and two[key]["scores"]]

@@ -22,6 +22,21 @@ FEWEST = 3
 """Seeds of the first look."""
 
 
+@dataclass(frozen=True)
+class Stop:
+    """How a task was decided that needs no more seeds."""
+
+    after: int
+    """Seeds that its verdict is of, from the first."""
+    looks: tuple[int, ...]
+    level: float
+    """The plan by which it was decided: what comes later does not change it."""
+
+    def plain(self) -> dict[str, Any]:
+        """Return it ready for JSON."""
+        return {"after": self.after, "looks": list(self.looks), "level": self.level}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Asked:
     """What is to be judged, and how."""
@@ -44,8 +59,8 @@ class Asked:
     """By task, what is not the recipe's."""
     overrides: tuple[tuple[str, str], ...] = ()
     """What was typed over the recipe, by key."""
-    stopped: Mapping[str, int] = field(default_factory=dict)
-    """Tasks that were decided before all seeds were run, and after how many."""
+    stopped: Mapping[str, Stop] = field(default_factory=dict)
+    """Tasks that were decided before all seeds were run."""
     line: tuple[str, ...] = ()
     """The words that were typed."""
 
@@ -63,9 +78,14 @@ class Asked:
             "spent": self.spent,
             "changed": {k: list(v) for k, v in self.changed.items()},
             "overrides": [list(pair) for pair in self.overrides],
-            "stopped": dict(self.stopped),
+            "stopped": {task: stop.plain() for task, stop in self.stopped.items()},
             "line": list(self.line),
         }
+
+    def decided(self, tasks: Mapping[str, int]) -> Asked:
+        """Return it with tasks that are decided now, each after so many seeds."""
+        new = {task: Stop(after, self.looks, self.level) for task, after in tasks.items()}
+        return replace(self, stopped={**self.stopped, **new})
 
     @property
     def total_error(self) -> float:
@@ -76,6 +96,11 @@ class Asked:
 def plan_looks(seeds: int, early: bool) -> tuple[int, ...]:
     """Return after how many seeds of a task its verdict may fall."""
     return tuple(range(min(FEWEST, seeds), seeds + 1)) if early else (seeds,)
+
+
+def own_tasks(folder: Path) -> Path:
+    """Return where a reproduction keeps the task files that are not this project's."""
+    return folder / "tasks"
 
 
 def file_of(sweep: SweepDir) -> Path:
@@ -118,7 +143,12 @@ def asked_of(value: object, where: str) -> Asked:
             spent=float(value["spent"]),
             changed={str(k): list(v) for k, v in value["changed"].items()},
             overrides=tuple((str(k), str(v)) for k, v in value["overrides"]),
-            stopped={str(k): int(v) for k, v in value["stopped"].items()},
+            stopped={
+                str(task): Stop(
+                    int(stop["after"]), tuple(map(int, stop["looks"])), float(stop["level"])
+                )
+                for task, stop in value["stopped"].items()
+            },
             line=tuple(map(str, value["line"])),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -138,37 +168,54 @@ def write_asked(sweep: SweepDir, asked: Asked) -> None:
         raise UsageError(f"cannot write to {sweep.path}: {error.strerror}") from None
 
 
+def check_same(there: Asked, reference: Mapping[str, Any], margin: float | None) -> None:
+    """Raise `UsageError` if a reproduction is asked for again with other numbers to judge."""
+    for name, before, after in (
+        ("the reference", there.reference, reference),
+        ("the margin", there.margin, margin),
+    ):
+        if before != after:
+            raise _other(there.set_name, name)
+
+
+def _other(name: str, what: str) -> UsageError:
+    return UsageError(
+        f"reproduction {name} was asked for with another value of {what}: give this one another "
+        "--name"
+    )
+
+
 def continued(there: Asked, now: Asked) -> Asked:
     """Return what is judged when a reproduction is asked for again.
 
     What was planned holds. With more seeds, the tasks that are open are looked at once more, at
     half the level of the time before: the chance of a wrong verdict grows by that, and is told.
 
+    Args:
+        there: with all tasks stopped that are decided.
+        now: what is asked for.
+
     Raises:
         UsageError: something else is asked for under the same name.
     """
-    for name, before, after in (
-        ("the reference", there.reference, now.reference),
-        ("the margin", there.margin, now.margin),
-        ("the level", there.level, now.level),
-        ("what is changed", there.changed, now.changed),
-    ):
-        if before != after and not (name == "the level" and there.spent):
-            raise UsageError(
-                f"reproduction {now.set_name} was asked for with another value of {name}: give "
-                "this one another --name"
-            )
+    check_same(there, now.reference, now.margin)
+    if there.level != now.level and not there.spent:
+        raise _other(now.set_name, "the level")
+    both = set(there.tasks) & set(now.tasks)
+    if any(there.changed.get(task) != now.changed.get(task) for task in both):
+        raise _other(now.set_name, "what is changed")
     tasks = tuple(dict.fromkeys([*there.tasks, *now.tasks]))
+    changed = {**there.changed, **now.changed}
     if now.seeds < there.seeds:
         raise UsageError(
             f"--seeds {now.seeds}: there are {there.seeds} already; the verdict is of all of them"
         )
     if now.seeds == there.seeds:
-        return replace(there, tasks=tasks)
-    # A plan that nobody has acted on yet can still be another one.
+        return replace(there, tasks=tasks, changed=changed)
     return replace(
         there,
         tasks=tasks,
+        changed=changed,
         seeds=now.seeds,
         level=there.level / 2,
         looks=(now.seeds,),

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from launch.judging.average import Average, glue_average
 from launch.judging.margin import POINT, default_margin
 from launch.judging.verdict import Combined, Published, Terms, Verdict, combine, judge
+from launch.reference_file import UNBOUNDED
 from launch.reference_sets import Reference, ReferenceSet, Score, set_of
 from launch.reporting.baseline import read_labels
 from launch.reporting.cells import Trial, collapsed
 from launch.reporting.gather import SweepReport, gather_sweep
-from launch.reporting.records import Record, mapping, number, whole
+from launch.reporting.records import Record, higher_is_better, mapping, number, whole
+from training.config import UsageError
+from training.predictions import read_predictions
 from training.rundir import RunDir
 from training.sweepdir import SweepDir
 
-from .asked import Asked
+from .asked import Asked, Stop, own_tasks
+
+ENDED = ("finished", "failed", "damaged")
+"""States of trials that nothing more is to be expected of."""
+ROUNDED = 0.0005
+"""By how much a number that is published to a tenth of a point may be off."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,8 @@ class Judged:
     collapsed: tuple[Trial, ...]
     missing: tuple[Trial, ...]
     """Trials that have no score: failed, still running, or not begun."""
+    open: bool
+    """Whether the verdict is one of some seeds, while others have not ended."""
     changed: tuple[Mapping[str, Any], ...]
     stopped: int | None
     """After how many seeds it was decided, if that was before all."""
@@ -84,7 +94,7 @@ def gather(sweep: SweepDir, asked: Asked) -> Reproduction:
         UsageError: the sweep's files are damaged.
     """
     report = gather_sweep(sweep, None, 0.0)
-    reference = set_of(asked.reference, f"{sweep.path}: reproduction.json", asked.set_name)
+    reference = references_of(sweep, asked)
     by_task = _by_task(report)
     tasks = tuple(
         judge_task(asked, reference.references[task], by_task.get(task, ())) for task in asked.tasks
@@ -108,10 +118,36 @@ def judge_early(sweep: SweepDir, asked: Asked, task: str, count: int) -> str | N
     Raises:
         UsageError: the sweep's files are damaged.
     """
-    reference = set_of(asked.reference, f"{sweep.path}: reproduction.json", asked.set_name)
+    reference = references_of(sweep, asked)
     found = _by_task(gather_sweep(sweep, None, 0.0)).get(task, ())
     outcome = judge_task(asked, reference.references[task], found, count).combined.outcome
     return None if outcome == "undecided" else outcome
+
+
+def decided_tasks(sweep: SweepDir, asked: Asked) -> dict[str, int]:
+    """Return the tasks that all seeds of were run and have decided, with their number of seeds.
+
+    Raises:
+        UsageError: the sweep's files are damaged.
+    """
+    return {
+        judged.reference.task: len(judged.trials)
+        for judged in gather(sweep, asked).tasks
+        if judged.stopped is None
+        and not judged.open
+        and len(judged.trials) >= asked.seeds
+        and judged.combined.outcome != "undecided"
+    }
+
+
+def references_of(sweep: SweepDir, asked: Asked) -> ReferenceSet:
+    """Return the references of a reproduction, also when its own task files have moved since.
+
+    Raises:
+        UsageError: what was written down of them is damaged.
+    """
+    where = f"{sweep.path}: reproduction.json"
+    return set_of(asked.reference, where, asked.set_name, copies=own_tasks(sweep.path))
 
 
 def _by_task(report: SweepReport) -> dict[str, list[tuple[Trial, float | None]]]:
@@ -138,23 +174,65 @@ def judge_task(
         count: only so many seeds, at a look before the last; None: all that were wanted.
     """
     ordered = sorted(found, key=lambda pair: whole(pair[0].axes.get("seed")) or 0)
-    stopped = asked.stopped.get(reference.task)
-    wanted = count or stopped or len(ordered)
+    stop = asked.stopped.get(reference.task)
+    plan = stop or Stop(len(ordered), asked.looks, asked.level)
+    wanted = count or plan.after
     counted, spare = ordered[:wanted], ordered[wanted:]
-    fallen = [t for t, floor in counted if _ended(t.record) and collapsed(t.record, floor)]
-    well = [t for t, _ in counted if t.record.state == "finished" and t not in fallen]
-    lines = tuple(_line(asked, reference, score, well, len(fallen)) for score in reference.judged)
+    # Whatever is quicker than a seed before it waits for that one: scores may go with speed.
+    told = counted[: _decidable([t.record.state for t, _ in counted], plan.looks)]
+    fallen = [t for t, floor in told if _ended(t.record) and _fell(reference, t.record, floor)]
+    well = [t for t, _ in told if t.record.state == "finished" and t not in fallen]
+    lines = tuple(_line(asked, plan, reference, s, well, len(fallen)) for s in reference.judged)
     return Judged(
         reference=reference,
         trials=tuple(t for t, _ in counted),
         spare=tuple(t for t, _ in spare if t.record.state != "missing"),
         lines=lines,
-        combined=combine({line.name: line.verdict for line in lines}),
+        combined=_with_waiting(
+            combine({n.name: n.verdict for n in lines}), len(told), len(counted)
+        ),
         collapsed=tuple(fallen),
         missing=tuple(t for t, _ in counted if not _ended(t.record)),
+        open=len(told) < len(counted),
         changed=tuple(asked.changed.get(reference.task, ())),
-        stopped=stopped,
+        stopped=stop.after if stop else None,
     )
+
+
+def _with_waiting(combined: Combined, told: int, wanted: int) -> Combined:
+    if told == wanted:
+        return combined
+    why = f"{combined.why} (of the first {told} of {wanted} seeds: a later one has not ended)"
+    return replace(combined, why=why)
+
+
+def _decidable(states: Sequence[str], looks: Sequence[int]) -> int:
+    """Return how many of a task's first seeds a verdict may be of now.
+
+    All, once all have ended; before that those of the last planned look that is due, counted
+    without a gap.
+    """
+    ended = next((n for n, state in enumerate(states) if state not in ENDED), len(states))
+    if ended == len(states):
+        return ended
+    return max((n for n in looks if n <= ended), default=ended)
+
+
+def _fell(reference: Reference, record: Record, floor: float | None) -> bool:
+    """Return whether a run collapsed, by the terms of what was published.
+
+    Where the published score is itself that of one constant answer, a run that gets it reproduces
+    it; where the published mean has collapsed runs in it, ours has them too.
+    """
+    if reference.collapsed == "included":
+        return record.diverged or record.score is None
+    for score in reference.judged:
+        if floor is None or score.metric != record.metric:
+            continue
+        above = score.value - floor if higher_is_better(score.metric) else floor - score.value
+        if above <= ROUNDED:
+            return record.diverged or record.score is None
+    return collapsed(record, floor)
 
 
 def _ended(record: Record) -> bool:
@@ -162,18 +240,25 @@ def _ended(record: Record) -> bool:
 
 
 def _line(
-    asked: Asked, reference: Reference, score: Score, runs: Sequence[Trial], fallen: int
+    asked: Asked,
+    plan: Stop,
+    reference: Reference,
+    score: Score,
+    runs: Sequence[Trial],
+    fallen: int,
 ) -> Line:
     values = tuple(value for t in runs if (value := score_of(t.record.results, score)) is not None)
     rows = next((n for t in runs if (n := rows_of(t.record, score.split))), None)
     if asked.margin is None:
         margin, words = _margin(score, rows, runs)
+    elif score.metric in UNBOUNDED:
+        margin, words = 100 * asked.margin, f"as asked, in units of {score.metric}"
     else:
         margin, words = asked.margin, "as asked"
     terms = Terms(
         margin=margin,
-        level=asked.level,
-        looks=asked.looks,
+        level=plan.level,
+        looks=plan.looks,
         resolution=1 / rows if rows and score.metric == "accuracy" else None,
         together=len(reference.judged),
     )
@@ -183,7 +268,7 @@ def _line(
 
 def _margin(score: Score, rows: int | None, runs: Sequence[Trial]) -> tuple[float, str]:
     if rows is None:
-        return POINT, "1 point"  # nobody has finished, so nothing is judged by it
+        return POINT, "1 point"  # nobody has a score, so nothing is judged by it
     if score.metric != "f1":
         return default_margin(score.metric, score.value, rows)
     labels, positive = read_labels(RunDir(runs[0].record.path), score.split)
@@ -203,8 +288,17 @@ def score_of(results: Mapping[str, Any], score: Score) -> float | None:
 
 
 def rows_of(record: Record, split: str) -> int | None:
-    """Return how many rows a split has, as the plan says."""
-    return whole(mapping(record.plan.get("rows")).get(split))
+    """Return how many rows a split has: as the plan says, else as the predictions have them.
+
+    A plan that was made before the rows were fetched does not say.
+    """
+    told = whole(mapping(record.plan.get("rows")).get(split))
+    if told is not None:
+        return told
+    try:
+        return len(read_predictions(RunDir(record.path), split))
+    except (FileNotFoundError, UsageError):
+        return None
 
 
 def _average(tasks: Sequence[Judged]) -> Average | None:

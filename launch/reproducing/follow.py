@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from launch.sweep_view import SweepView, look_at_sweep
 from launch.sweeping import ask_to_stop, count_text
@@ -12,10 +12,10 @@ from training.rundir import write_atomic
 from training.sweepdir import SweepDir, Trial, read_trials
 
 from .asked import Asked
+from .collect import ENDED
 
 SECONDS = 5.0
 """Between two looks: many files on a shared disk."""
-ENDED = ("finished", "failed", "damaged")
 
 
 def seeds_ended(seen: SweepView, task: str) -> int:
@@ -62,6 +62,45 @@ def unfinished(seen: SweepView, task: str, after: int) -> list[Trial]:
     return [t for t in own[after:] if seen.states[t.number] not in ENDED]
 
 
+def looks_taken(asked: Asked) -> dict[str, int]:
+    """Return after how many seeds tasks were looked at last: never those that are open."""
+    return {task: asked.seeds if task in asked.stopped else 0 for task in asked.tasks}
+
+
+def take_looks(
+    sweep: SweepDir,
+    asked: Asked,
+    seen: SweepView,
+    looked: dict[str, int],
+    decided: Callable[[str, int], str | None],
+    stop: Callable[[str, int], None],
+    say: Callable[[str], None],
+) -> None:
+    """Take the planned looks that are due; tasks that are decided by them lose their other seeds.
+
+    Args:
+        sweep: the sweep.
+        asked: what is judged.
+        seen: how it stands.
+        looked: after how many seeds each task was looked at last; brought up to date.
+        decided: what a task's first so many seeds say: the verdict in words, None if undecided.
+        stop: notes that a task needs no more than so many seeds.
+        say: tells a person.
+    """
+    for task, last in looked.items():
+        count = due(asked, seeds_ended(seen, task), last)
+        if count is None or count >= asked.seeds:
+            continue
+        looked[task] = count
+        verdict = decided(task, count)
+        if verdict is None:
+            continue
+        looked[task] = asked.seeds
+        stop(task, count)
+        drop(sweep, (t.number for t in unfinished(seen, task, count)))
+        say(f"{time.strftime('%H:%M:%S')}  {task}: {verdict} after {count} seeds")
+
+
 def follow(
     sweep: SweepDir,
     asked: Asked,
@@ -78,8 +117,7 @@ def follow(
         stop: notes that a task needs no more than so many seeds.
         say: tells a person.
     """
-    told, looked = "", dict.fromkeys(asked.tasks, 0)
-    done = set(asked.stopped)
+    told, looked = "", looks_taken(asked)
     try:
         while True:
             seen = look_at_sweep(sweep)
@@ -87,25 +125,9 @@ def follow(
             if text != told:
                 say(f"{time.strftime('%H:%M:%S')}  {text}")
                 told = text
-                for task in _open(asked.tasks, done):
-                    count = due(asked, seeds_ended(seen, task), looked[task])
-                    if count is None or count >= asked.seeds:
-                        continue
-                    looked[task] = count
-                    verdict = decided(task, count)
-                    if verdict is None:
-                        continue
-                    done.add(task)
-                    stop(task, count)
-                    rest = unfinished(seen, task, count)
-                    drop(sweep, (t.number for t in rest))
-                    say(f"{time.strftime('%H:%M:%S')}  {task}: {verdict} after {count} seeds")
+                take_looks(sweep, asked, seen, looked, decided, stop, say)
             if not seen.live:
                 return True
             time.sleep(SECONDS)
     except KeyboardInterrupt:
         return False
-
-
-def _open(tasks: Sequence[str], done: set[str]) -> list[str]:
-    return [task for task in tasks if task not in done]

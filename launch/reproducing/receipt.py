@@ -219,7 +219,8 @@ def _inputs(found: Reproduction) -> dict[str, Any]:
 def fingerprint(files: object) -> dict[str, Any] | None:
     """Return one hash over the contents of files, in the order of their names; None of none.
 
-    Where they lie does not count.
+    Where they lie does not count. The hash is None where a file was too large to be read at
+    submission: equal sizes do not say that two are the same.
     """
     if not isinstance(files, list) or not files:
         return None
@@ -228,9 +229,9 @@ def fingerprint(files: object) -> dict[str, Any] | None:
         for f in files
         if isinstance(f, dict)
     )
-    digest = hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:16]
+    known = all(digest for *_, digest in entries)
     return {
-        "sha256": digest,
+        "sha256": hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:16] if known else None,
         "files": len(entries),
         "bytes": sum(int(size or 0) for _, size, _ in entries),
     }

@@ -236,7 +236,9 @@ def _made_with(receipt: Mapping[str, Any]) -> list[tuple[str, str]]:
     for task, inputs in receipt["inputs"].items():
         for what, print_ in inputs.items():
             if print_:
-                told = f"sha256 {print_['sha256']} over {print_['files']} files"
+                hashed = print_["sha256"]
+                told = f"sha256 {hashed}" if hashed else f"not hashed, {print_['bytes']:,} bytes"
+                told += f" over {print_['files']} files"
                 found.append((f"{task}, {what}", told))
     return found
 

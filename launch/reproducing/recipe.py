@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from launch import presets
@@ -22,6 +23,8 @@ from launch.reference_file import SECTIONS
 from launch.reference_sets import Reference
 from training.config import RunConfig
 from training.config.schema import get_dotted, leaves, to_plain
+
+from .asked import Stop
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,17 @@ def typed_values(request: Request) -> dict[str, Any]:
 def recipe_values(reference: Reference, typed: Iterable[str]) -> dict[str, Any]:
     """Return the recipe by dotted key, without what was typed or what that takes the place of.
 
-    Under a learning-rate rule that was typed, the recipe's batch is the one at which its rate
-    holds.
+    A preset's number of steps does not outlive the recipe's epochs; the same for warm-up. Under a
+    learning-rate rule that was typed, the recipe's batch is the one at which its rate holds.
     """
     keys = set(typed)
     gone = keys | {key for pair in INSTEAD.items() if keys & {*pair} for key in pair}
     values = {k: v for k, v in reference.values.items() if k not in gone}
+    values |= {
+        strong: None
+        for strong, weak in INSTEAD.items()
+        if weak in {*values, *keys} and strong not in {*values, *keys}
+    }
     if (base := base_of_rule(reference, keys)) is not None:
         values[BASE] = base
     return values
@@ -69,7 +77,7 @@ def make_spec(
     references: Sequence[Reference],
     request: Request,
     seeds: Sequence[int],
-    stopped: Mapping[str, int],
+    stopped: Mapping[str, Stop],
     name: str,
 ) -> Spec:
     """Return the sweep that trains references, seed by seed over all tasks.
@@ -78,7 +86,7 @@ def make_spec(
         references: one a task.
         request: what was typed: it wins over the recipe.
         seeds: of each task.
-        stopped: how many seeds were enough, of tasks that were decided early.
+        stopped: tasks that need no more seeds.
         name: of the sweep.
     """
     typed = typed_values(request)
@@ -95,12 +103,19 @@ def make_spec(
             point["model"] = reference.model
         points.append(point | {k: v for k, v in recipe.items() if k not in common})
     left_out = [
-        {"task": task, "seed": seed} for task, count in stopped.items() for seed in seeds[count:]
+        {"task": task, "seed": seed}
+        for task, stop in stopped.items()
+        for seed in seeds[stop.after :]
     ]
     return Spec({"seed": tuple(seeds)}, tuple(points), tuple(left_out), common, name)
 
 
-def changes(reference: Reference, config: RunConfig, request: Request) -> list[Change]:
+def changes(
+    reference: Reference,
+    config: RunConfig,
+    request: Request,
+    origins: Mapping[str, str] = MappingProxyType({}),
+) -> list[Change]:
     """Return where a configuration is not the reference's recipe.
 
     Args:
@@ -108,6 +123,7 @@ def changes(reference: Reference, config: RunConfig, request: Request) -> list[C
         config: what is trained, resolved.
         request: what was typed: a key of the recipe's kind that the reference does not have is a
             change too.
+        origins: who said a value: what a site profile says of such keys is a change as well.
     """
     found = []
     if request.model is not None and not same_model(request.model, reference.model):
@@ -119,7 +135,8 @@ def changes(reference: Reference, config: RunConfig, request: Request) -> list[C
         if key in void or _same(ours, published):
             continue
         found.append(Change(key, to_plain(published), ours))
-    for key in typed_values(request):
+    of_the_site = [key for key, origin in origins.items() if origin.startswith("profile ")]
+    for key in dict.fromkeys([*typed_values(request), *of_the_site]):
         if key in known and of_a_recipe(key) and key not in (*reference.values, BASE):
             found.append(Change(key, None, to_plain(get_dotted(config, key)), said=False))
     if (peer := get_dotted(config, "engine.peer")) != "none":

@@ -40,6 +40,7 @@ def here(tmp_path):
         (["--reference", "demo.yaml", "--seed", "7"], ["--seed", "which the sweep varies"]),
         (["--reference", "bert-agnews"], ["without a score to judge", "submit --reference"]),
         (["--collect", "none"], ["none"]),
+        (["--reference", "demo.yaml", "--train-file", "a.csv"], ["published is of its task's own"]),
         (["--reference", "hf-bert-base-cased/nope"], ["no number for 'nope'"]),
         (["--reference", "hf-bert-base-cased/rte", "--tasks", "rte"], ["names the task"]),
     ],

@@ -181,6 +181,23 @@ def test_several_trials_share_a_node(cluster, shared, sweep):
     assert len(lanes) == 2 and {lane for _, lane in lanes} == {0, 1}
 
 
+def test_trials_of_a_search_share_a_node(cluster, shared, sweep):
+    words = ["--search", "lr=1e-4..1e-2:log", "--trials", "4", "--sampler", "random"]
+    done = sweep(*words, "--pack", "2", "--name", "drawn", "--max-parallel", "1")
+    assert done.returncode == 0, done.stderr
+    place = SweepDir(shared / "runs" / ".sweeps" / "drawn")
+
+    def ended():
+        trials = [t for t in read_trials(place) if t.best_of is None]
+        return len(trials) == 4 and all(place.run(t).results.exists() for t in trials)
+
+    wait_for("not done", ended, 240)
+    wait_for("a worker stays", lambda: not queue(cluster), 60)
+    lanes = [(c["job"], c["lane"]) for c in read_claims(place).values()]
+    assert {lane for _, lane in lanes} == {0, 1} and len({job for job, _ in lanes}) == 1
+    assert len({t.axes["lr"] for t in read_trials(place)}) == 4
+
+
 def test_a_trial_that_fails_stops_nothing_and_can_be_tried_again(cluster, shared, sweep):
     words = ["--grid", "lr=1e-4,1e30", "--name", "bad", "--set", "optim.clip=0"]
     done = sweep(*words)

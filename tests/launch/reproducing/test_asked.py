@@ -6,6 +6,7 @@ import pytest
 
 from launch.reproducing.asked import (
     Asked,
+    Stop,
     continued,
     file_of,
     plan_looks,
@@ -23,6 +24,7 @@ ASKED = Asked(
     looks=(3, 4, 5),
     changed={"cola": [{"key": "optim.lr"}]},
     overrides=(("optim.lr", "1e-3"),),
+    stopped={"mrpc": Stop(3, (3, 4, 5), 0.05)},
 )
 
 
@@ -63,6 +65,12 @@ def test_the_plan_of_the_first_time_holds():
     for other in ({"margin": 0.02}, {"changed": {}}, {"reference": {}}):
         with pytest.raises(UsageError, match="another --name"):
             continued(ASKED, replace(ASKED, **other))
+
+
+def test_tasks_that_are_added_are_changed_in_their_own_way():
+    mrpc = {"mrpc": [{"key": "optim.lr"}]}
+    both = continued(ASKED, replace(ASKED, tasks=("mrpc",), changed=mrpc))
+    assert both.tasks == ("cola", "mrpc") and both.changed == {**ASKED.changed, **mrpc}
 
 
 def test_seeds_that_are_added_cost_error():

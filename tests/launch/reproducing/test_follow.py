@@ -3,7 +3,14 @@
 import json
 
 from launch.reproducing.asked import Asked
-from launch.reproducing.follow import drop, due, seeds_ended, unfinished
+from launch.reproducing.follow import (
+    drop,
+    due,
+    looks_taken,
+    seeds_ended,
+    take_looks,
+    unfinished,
+)
 from launch.sweep_view import SweepView
 from training.rundir import read_json
 from training.sweepdir import SweepDir, Trial, read_trials
@@ -38,3 +45,25 @@ def test_what_is_left_of_a_decided_task_is_dropped(tmp_path):
     drop(place, [3, 4])
     assert [t.number for t in read_trials(place)] == [0, 1, 2]
     assert read_json(running.request) == {"stop": True}
+
+
+def test_a_decided_task_is_not_looked_at_again(tmp_path):
+    asked = Asked(reference={}, set_name="x", tasks=("cola",), seeds=5, looks=(3, 4, 5))
+    place = SweepDir(tmp_path / "runs" / ".sweeps" / "x")
+    place.path.mkdir(parents=True)
+    now = seen("finished", "finished", "finished", "queued", "queued")
+    place.trials.write_text("".join(json.dumps(t.plain()) + "\n" for t in now.trials))
+    stopped, looked, said = [], looks_taken(asked), []
+
+    def once(verdict):
+        stop = lambda *what: stopped.append(what)  # noqa: E731
+        take_looks(place, asked, now, looked, lambda *_: verdict, stop, said.append)
+
+    once(None)
+    assert looked == {"cola": 3} and not stopped
+    looked = looks_taken(asked)
+    once("reproduced")
+    once("reproduced")
+    assert stopped == [("cola", 3)] and len(said) == 1 and "reproduced after 3" in said[0]
+    assert [t.number for t in read_trials(place)] == [0, 1, 2]
+    assert looks_taken(asked.decided({"cola": 3})) == {"cola": 5}

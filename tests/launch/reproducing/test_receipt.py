@@ -1,18 +1,24 @@
 """From runs on the disk to verdicts, and what a receipt says of them."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 
+from launch.reference_sets import set_of
+from launch.replay import with_task_files
 from launch.reproducing.again import compared, other_recipes, other_versions
-from launch.reproducing.asked import read_asked
-from launch.reproducing.collect import gather, judge_early
-from launch.reproducing.receipt import make_receipt, read_receipt, recipe_digest
+from launch.reproducing.asked import continued, read_asked
+from launch.reproducing.collect import decided_tasks, gather, judge_early
+from launch.reproducing.receipt import fingerprint, make_receipt, read_receipt, recipe_digest
 from launch.reproducing.receipt_text import html, markdown
 from launch.reproducing.show import show, write
+from tests.launch.commandline import ROOT
 from tests.launch.reporting import folders
-from training.config import UsageError
+from training.config import UsageError, load_config
+from training.predictions import save_predictions
+from training.rundir import list_runs, read_json, write_json
 
 from .made import content, reproduction
 
@@ -60,10 +66,82 @@ def test_other_scores(tmp_path, scores, outcome, said):
 def test_an_early_look_sees_its_seeds_alone(tmp_path):
     sweep, asked = reproduction(tmp_path, (0.7, 0.7017, 0.6983, 0.9, 0.9))
     assert judge_early(sweep, asked, "demo", 3) == "not reproduced"
-    stopped = receipt_of(sweep, replace(asked, stopped={"demo": 3}))
+    stopped = receipt_of(sweep, asked.decided({"demo": 3}))
     assert stopped["verdicts"][0]["scores"][0]["ours"]["count"] == 3
     assert len(stopped["verdicts"][0]["not_counted"]) == 2
     assert "stopped after 3 seeds" in markdown(stopped)
+
+
+def test_a_task_that_is_decided_stays_so_when_seeds_are_added(tmp_path):
+    scores = (0.9, 0.901, 0.8995)
+    sweep, asked = reproduction(tmp_path, scores, seeds=3)
+    assert decided_tasks(sweep, asked) == {"demo": 3}
+    there = asked.decided({"demo": 3})
+    more = continued(there, replace(asked, seeds=12))
+    assert more.looks == (12,)
+    verdict = receipt_of(sweep, more)["verdicts"][0]
+    assert (verdict["outcome"], verdict["stopped_after"]) == ("reproduced", 3), verdict["why"]
+
+
+def test_the_margin_is_of_the_rows_even_where_the_plan_did_not_know_them(tmp_path):
+    sweep, asked = reproduction(tmp_path, NEAR)
+    for run in list_runs(sweep.runs):
+        plan = read_json(run.plan)
+        assert isinstance(plan, dict)
+        write_json(run.plan, plan | {"rows": None})
+        lines = ["index\tlabel\tprediction\tp(a)\tp(b)"]
+        lines += [f"{n}\t{'ab'[n % 2]}\ta\t1\t0" for n in range(277)]
+        save_predictions(run, "validation", "\n".join(lines) + "\n")
+    (score,) = receipt_of(sweep, asked)["verdicts"][0]["scores"]
+    assert score["margin"] == 0.018 and "277" in score["margin_words"]
+
+
+def test_a_published_score_that_is_a_constant_answers_own(tmp_path):
+    # The demo's constant answer scores 0.4.
+    level = (0.4, 0.4, 0.401, 0.4, 0.399)
+    sweep, asked = reproduction(tmp_path, level, value=0.4)
+    verdict = receipt_of(sweep, asked)["verdicts"][0]
+    assert verdict["outcome"] == "reproduced" and not verdict["collapsed"]
+
+
+def test_a_published_mean_that_has_its_collapsed_runs_in_it(tmp_path):
+    sweep, asked = reproduction(tmp_path, (0.4, 0.9, 0.9, 0.9, 0.9))
+    told = {**asked.reference, "collapsed": "included"}
+    verdict = receipt_of(sweep, replace(asked, reference=told))["verdicts"][0]
+    assert verdict["scores"][0]["ours"]["count"] == 5 and not verdict["collapsed"]
+    assert verdict["scores"][0]["ours"]["mean"] == pytest.approx(0.8)
+    assert receipt_of(sweep, asked)["verdicts"][0]["scores"][0]["ours"]["count"] == 4
+
+
+def test_a_seed_that_is_quicker_waits_for_those_before_it(tmp_path):
+    sweep, asked = reproduction(tmp_path, NEAR)
+    slow = list_runs(sweep.runs)
+    slow = next(r for r in slow if load_config(r.config).train.seed == 3)
+    shutil.rmtree(slow.path)
+    found = gather(sweep, asked).tasks[0]
+    assert found.open and found.combined.outcome == "undecided"
+    assert "2 seeds so far" in found.combined.why and "2 of 5 seeds" in found.combined.why
+    assert decided_tasks(sweep, asked) == {}
+
+
+def test_its_own_task_file_may_have_moved(tmp_path):
+    task = tmp_path / "mine.yaml"
+    task.write_text((ROOT / "configs" / "tasks" / "demo.yaml").read_text())
+    told = content()
+    told["tasks"] = {"mine": {"task": "mine.yaml", **told["tasks"]["demo"]}}
+    found = set_of(told, "here", "set", tmp_path).content
+    task.rename(tmp_path / "other.yaml")
+    with pytest.raises(UsageError, match=r"mine\.yaml does not exist"):
+        set_of(found, "here", "set")
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "other.yaml").rename(tmp_path / "tasks" / "mine.yaml")
+    assert set_of(found, "here", "set", copies=tmp_path / "tasks").references.keys() == {str(task)}
+    asked = {"reference": found, "tasks": [str(task)]}
+    with pytest.raises(UsageError, match="put it at"):
+        with_task_files(asked, tmp_path / "elsewhere" / "receipt.json")
+    moved = with_task_files(asked, tmp_path)
+    assert moved["tasks"] == [str(tmp_path / "tasks" / "mine.yaml")]
+    assert moved["reference"]["tasks"]["mine"]["task"] == moved["tasks"][0]
 
 
 def test_what_was_changed_is_in_every_form(tmp_path, capsys):
@@ -105,6 +183,26 @@ def test_a_repetition_is_compared(tmp_path):
     assert other_recipes(old, digests | {("demo", 2): "another"}) == [("demo", 2)]
     old["versions"] = {"numpy": "1", "torch": "2", "python": "3"}
     assert other_versions(old, {"numpy": "2", "torch": "3"}) == ["torch 2 → 3", "numpy 1 → 2"]
+
+
+def test_files_that_are_too_large_to_be_read_are_not_called_the_same(tmp_path):
+    old = receipt_of(*reproduction(tmp_path / "a", NEAR))
+    small = [{"path": "/a/model.safetensors", "bytes": 9, "sha256": "1"}]
+    large = [{"path": "/b/model.safetensors", "bytes": 9, "sha256": None}]
+    longer = [{**large[0], "bytes": 10}]
+
+    def told(before, after):
+        inputs = ({"demo": {"weights": fingerprint(files)}} for files in (before, after))
+        one, two = ({**old, "inputs": part} for part in inputs)
+        return compared(one, two)[0]
+
+    assert told(small, small).startswith("5 of 5 runs")
+    assert "weights are other ones" in told(small, [{**small[0], "sha256": "2"}])
+    assert "whether they are the same is not known" in told(large, large)
+    assert "other ones: 9 bytes → 10 bytes" in told(large, longer)
+    assert "not hashed, 9 bytes" in markdown(
+        {**old, "inputs": {"demo": {"weights": fingerprint(large)}}}
+    )
 
 
 def test_a_published_spread_counts(tmp_path):

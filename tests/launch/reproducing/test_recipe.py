@@ -3,6 +3,7 @@
 from launch.flags import Override, Request
 from launch.grid import expand
 from launch.reference_sets import set_of
+from launch.reproducing.asked import Stop
 from launch.reproducing.recipe import changes, make_spec, overrides, recipe_values
 from training.config import RunConfig
 
@@ -38,6 +39,7 @@ def test_common_values_are_set_and_others_go_with_their_task():
         "batch.global_batch": 32,
         "optim.lr": 2e-5,
         "optim.warmup_steps": 10,
+        "train.max_steps": None,
     }
     assert expand(spec) == [
         {"seed": seed, "task": task, "model": "tiny", "train.epochs": epochs}
@@ -47,7 +49,9 @@ def test_common_values_are_set_and_others_go_with_their_task():
 
 
 def test_a_task_that_is_decided_needs_no_more_seeds():
-    points = expand(make_spec(references(), request(), [1, 2, 3], {"cola": 1}, "x"))
+    points = expand(
+        make_spec(references(), request(), [1, 2, 3], {"cola": Stop(1, (1,), 0.05)}, "x")
+    )
     assert [(p["task"], p["seed"]) for p in points if p["task"] == "cola"] == [("cola", 1)]
     assert sum(p["task"] == "mrpc" for p in points) == 3
 
@@ -56,7 +60,12 @@ def test_what_is_typed_takes_the_recipes_place_and_that_of_its_twin():
     reference = references()[0]
     typed = {"optim.warmup_ratio": "0.1", "train.max_steps": "9", "optim.lr_rule": "sqrt"}
     values = recipe_values(reference, typed)
-    assert values == {"batch.global_batch": 32, "optim.lr": 2e-5, "optim.base_batch": 32}
+    assert values == {
+        "batch.global_batch": 32,
+        "optim.lr": 2e-5,
+        "optim.base_batch": 32,
+        "optim.warmup_steps": None,  # a preset's would win over the ratio
+    }
     assert "optim.base_batch" not in recipe_values(reference, {"optim.lr": 1})
 
 
@@ -70,6 +79,10 @@ def test_changes_are_named_and_what_is_the_same_is_none():
         "model tiny → minilm",
         "batch.global_batch 32 → 512",
         "model.dropout not in the recipe → 0",
+    ]
+    site = {"task.train_fraction": "profile here", "optim.lr": "profile here", "x": "default"}
+    assert [c.words for c in changes(reference, config, request(), site)] == [
+        "task.train_fraction not in the recipe → 1"
     ]
     how = request(train__log_every="1", engine__precision="bf16", cluster__nodes="2")
     assert changes(reference, config, how) == []
