@@ -193,6 +193,12 @@ class Loop:
                 if not stop and (save or self._save_times.due(progress.step)):
                     self._begin_save()
                 began = time.perf_counter()
+        except FloatingPointError:
+            # All ranks learn of it at once: the checkpoint that is being written is completed.
+            if self.saver.open:
+                self._commit()
+            self.saver.close()
+            raise
         finally:
             self.feed.close()
         if stop:
