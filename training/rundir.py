@@ -30,6 +30,12 @@ FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
 
 _NODE_FILE = re.compile(r"^node-.*\.json$")
 
+PARTS = frozenset(
+    "config.yaml plan.json manifest.json prepared.json submission.sh command.sh jobs.json "
+    "request.json submitit progress.json metrics.jsonl checkpoints model predictions results.json "
+    "attempts".split()
+)
+"""Names in a run's folder, any of which tells it from somebody's own folder."""
 State = Literal["created", "queued", "running", "finished", "failed", "interrupted", "damaged"]
 
 
@@ -270,8 +276,20 @@ def find_run(runs: Path, name: str) -> RunDir | None:
     return None
 
 
+def _foreign(folder: str) -> bool:
+    """Return whether a folder holds something, and nothing of a run."""
+    if os.path.isfile(f"{folder}/config.yaml"):  # noqa: PTH113 (a thousand runs are read at once)
+        return False
+    names = set(os.listdir(folder))  # noqa: PTH208
+    return bool(names) and not names & PARTS
+
+
 def list_runs(runs: Path) -> list[RunDir]:
-    """Return the runs below a folder, newest first; without those that we may not read."""
+    """Return the runs below a folder, newest first; without those that we may not read.
+
+    A folder that holds other things than a run's is somebody's own; an empty one is a run that
+    lost its files.
+    """
     if not runs.is_dir():
         return []
     found = []
@@ -280,7 +298,7 @@ def list_runs(runs: Path) -> list[RunDir]:
             try:
                 if entry.name.startswith(".") or not entry.is_dir():
                     continue
-                if os.access(entry.path, os.R_OK | os.X_OK):
+                if os.access(entry.path, os.R_OK | os.X_OK) and not _foreign(entry.path):
                     found.append((entry.stat().st_mtime, entry.path))
             except OSError:
                 continue  # it went while we looked

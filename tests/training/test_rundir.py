@@ -1,10 +1,12 @@
 """The run directory: atomic writes, the metrics rule, the state as a function of the files."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 from training.rundir import (
+    PARTS,
     RunDir,
     append_line,
     find_run,
@@ -97,6 +99,24 @@ def test_find_and_list(run, tmp_path):
     assert find_run(runs, "../../etc") is None
     assert [r.run_id for r in list_runs(runs)] == ["a-run"]
     assert list_runs(tmp_path / "none") == []
+
+
+def test_a_folder_of_somebodys_own_is_no_run(tmp_path):
+    for name, file in (("lost", None), ("half", "plan.json"), ("notes", "todo.txt")):
+        (tmp_path / name).mkdir()
+        if file:
+            (tmp_path / name / file).write_text("{}")
+    assert {r.run_id for r in list_runs(tmp_path)} == {"lost", "half"}
+
+
+def test_every_part_of_a_run_tells_it(run):
+    parts = {
+        value.relative_to(run.path).parts[0]
+        for name, prop in vars(RunDir).items()
+        if isinstance(prop, property) and isinstance(value := getattr(run, name), Path)
+        if value != run.path and value.is_relative_to(run.path)
+    }
+    assert parts <= PARTS, parts - PARTS
 
 
 def test_unreadable_json_is_none(run):
