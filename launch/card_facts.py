@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from launch.model_card import Facts, without_paths
+from launch.model_card import Facts, known_places, without_paths
 from launch.reporting.records import mapping, number, read_attempts
 from launch.reporting.stats import Interval, wilson
 from training.config import RunConfig, UsageError, load_config
@@ -61,8 +61,8 @@ def read_facts(run: RunDir, name: str | None = None, license_id: str | None = No
         labels=() if regression else tuple(str(ids[key]) for key in sorted(ids, key=int)),
         intervals=score_intervals(answers, results),
         commit=_commit(config),
-        data=_fingerprints(manifest.get("data"), config.task.subset),
-        weights=_fingerprints(manifest.get("weights"), None),
+        data=_fingerprints(manifest.get("data"), config.task.path, config.task.subset),
+        weights=_fingerprints(manifest.get("weights")),
         ranks=[mapping(rank) for rank in environment.get("ranks") or []],
         versions=_versions(manifest, environment),
         code={key: manifest.get(key) for key in ("git", "code")},
@@ -117,18 +117,37 @@ def _fetched(config: RunConfig) -> bool:
     return CACHE_FOLDER in Path(config.task.path or "").parts
 
 
-def _fingerprints(value: Any, subset: str | None) -> list[tuple[str, int, str | None]]:
-    """Return name, bytes and digest of a manifest's files, without where they lay."""
+def _fingerprints(
+    value: Any, root: str | None = None, subset: str | None = None
+) -> list[tuple[str, int, str | None]]:
+    """Return name, bytes and digest of a manifest's files, without where they lay.
+
+    Args:
+        value: files, as the manifest lists them.
+        root: the folder of the data set.
+        subset: the configuration of it that was trained on.
+    """
     found = []
     for entry in value if isinstance(value, list) else []:
         path, size, digest = (mapping(entry).get(key) for key in ("path", "bytes", "sha256"))
         if not path or not isinstance(size, int):
             continue
-        parts = Path(str(path)).parts
-        # A file of a data set is told from another configuration's by its folder.
-        place = parts.index(subset) if subset in parts else len(parts) - 1
-        found.append(("/".join(parts[place:]), size, str(digest) if digest else None))
+        name = _inside(Path(str(path)), root, subset)
+        found.append((name, size, str(digest) if digest else None))
     return found
+
+
+def _inside(path: Path, root: str | None, subset: str | None) -> str:
+    """Return a file's name; in a data set from the folder of its configuration on.
+
+    That folder tells it from another configuration's file. Folders above the data set are this
+    site's, whatever they are called.
+    """
+    if not root or not path.is_relative_to(root):
+        return path.name
+    parts = path.relative_to(root).parts
+    named = [place for place, part in enumerate(parts[:-1]) if part == subset]
+    return "/".join(parts[named[-1] :]) if named else path.name
 
 
 def _versions(manifest: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,11 +185,13 @@ def command(config: RunConfig, runs: Path) -> str | None:
         return None
     if task.path and public.task.path is None and not _fetched(config):
         words += ["--data", "DIR"]
-    return shlex.join(["glueline", "submit", *map(_public, words)])
+    places = known_places(config)
+    return shlex.join(["glueline", "submit", *(_public(word, places) for word in words)])
 
 
-def _public(word: str) -> str:
-    """Return a word of a line without the folders of this machine."""
+def _public(word: str, places: Sequence[str]) -> str:
+    """Return a word of a line without the folders of this machine; `places` are known ones."""
+    word = without_paths(word, places)
     key, equals, value = word.rpartition("=")
     names = [Path(v).name if v.startswith(("/", "~")) else v for v in value.split(",")]
     return without_paths(f"{key}{equals}{','.join(names)}")

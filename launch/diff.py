@@ -39,7 +39,7 @@ def diff(run_a: str, run_b: str, runs: str | None, everything: bool, as_json: bo
     comes with its paired interval and McNemar's test.
     """
     from launch.comparing.differences import find_differences
-    from launch.comparing.facts import read_facts
+    from launch.comparing.facts import read_facts, unread_notes
     from launch.comparing.scores import compare_scores
     from launch.comparing.summary import summarise
     from launch.existing import need_run
@@ -50,7 +50,7 @@ def diff(run_a: str, run_b: str, runs: str | None, everything: bool, as_json: bo
     a, b = read_facts(first), read_facts(second)
     scores = compare_scores(first, second, a, b)
     found = find_differences(a, b, scores.collapsed)
-    said = summarise(found, scores, whole=not (a.notes or b.notes))
+    said = summarise(found, scores, whole=not (a.notes or b.notes or unread_notes(a, b)))
     if as_json:
         print(json.dumps(plain(a, b, found, scores, said), ensure_ascii=False))
     else:
@@ -81,9 +81,10 @@ def plain(a: Facts, b: Facts, found: list[Difference], scores: Scores, said: str
 
 def notes_of(a: Facts, b: Facts, scores: Scores) -> list[str]:
     """Return what is to be said of either run, and of why scores are not compared."""
-    from launch.comparing.facts import label_warnings
+    from launch.comparing.facts import label_warnings, unread_notes
 
-    return [*label_warnings(a), *label_warnings(b), *a.notes, *b.notes, *scores.notes]
+    of_both = [*a.notes, *b.notes, *unread_notes(a, b), *scores.notes]
+    return [*label_warnings(a), *label_warnings(b), *of_both]
 
 
 def show(

@@ -76,7 +76,10 @@ class Problem:
 
 
 def server_labels(
-    file: GlueFile, predicted: Sequence[str], held: Mapping[str, int | str] | None
+    file: GlueFile,
+    predicted: Sequence[str],
+    held: Mapping[str, int | str] | None,
+    seen: Collection[str] = (),
 ) -> dict[str, str]:
     """Return what the server takes for each class of a run; empty for a regression.
 
@@ -87,6 +90,7 @@ def server_labels(
         file: the file that is written.
         predicted: names of the run's classes, in any order.
         held: what the label column of the data holds for each class name; None: not known.
+        seen: class names that the data holds, perhaps not all of them.
 
     Raises:
         UsageError: the run's classes are not the data's, or nothing says which is which.
@@ -94,10 +98,10 @@ def server_labels(
     if not file.labels:
         return {}
     own = ", ".join(predicted)
-    if held is not None and set(held) != set(predicted):
+    if not set(seen) <= set(predicted) or (held is not None and set(held) != set(predicted)):
         raise UsageError(
             f"{file.name}: the run predicts {own or 'numbers'}, the labels of the data are "
-            f"{', '.join(held)}: it was trained on other labels"
+            f"{', '.join(seen if held is None else held)}: it was trained on other labels"
         )
     ids = held if held is not None and set(held.values()) == {0, 1} else {}
     if set(predicted) == set(file.classes):

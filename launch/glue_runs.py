@@ -36,11 +36,13 @@ class Rows:
     where: str
     """For people."""
     task: TaskConfig
-    """To read the texts with."""
+    """To read the texts with: the run's columns, where these rows have them."""
     count: int
     files: tuple[Path, ...]
     held: dict[str, int | str] | None
-    """What the label column holds for each class name; None where the data names no classes."""
+    """What the label column holds for each class name; None where nothing tells all of them."""
+    seen: tuple[str, ...] = ()
+    """Where that is so, class names that the split's rows hold: some, perhaps not all."""
 
 
 def glue_task(task: TaskConfig) -> str | None:
@@ -174,12 +176,18 @@ def predict(file: GlueFile, candidate: Candidate, rows: Rows) -> Predictions:
     """Return what a run's model predicts on a file's split, computed now. Imports torch.
 
     Raises:
-        UsageError: the run kept no model, or the rows cannot be read.
+        UsageError: the run kept no model, or the rows cannot be read or lack a column that the run
+            reads.
     """
     from training.sources import read_texts
 
+    run, columns = candidate.run, candidate.config.task.text
+    if rows.task.text != columns:
+        raise UsageError(
+            f"{file.name}: run {run.run_id} reads the text columns {', '.join(columns)}, and "
+            f"{rows.where} has {', '.join(_shared_columns(rows.files)) or 'none'}"
+        )
     texts = read_texts(rows.task, file.split)
-    run = candidate.run
     print(
         f"predicting the {len(texts):,} rows of {file.source} {file.split} with run {run.run_id}",
         file=sys.stderr,
@@ -195,8 +203,13 @@ def predict(file: GlueFile, candidate: Candidate, rows: Rows) -> Predictions:
     return Predictions(file.split, answers, None, tuple(predictor.names))
 
 
-def rows_below(file: GlueFile, data: Path) -> Rows | None:
+def rows_below(file: GlueFile, data: Path, text: tuple[str, ...] = ()) -> Rows | None:
     """Return what `--data DIR` says of a file's split; None where it lacks the split.
+
+    Args:
+        file: of a submission.
+        data: the folder.
+        text: the text columns of the run that predicts; none: those of the task.
 
     Raises:
         UsageError: the folder holds no data, or its rows are not in the order of their numbers.
@@ -210,7 +223,7 @@ def rows_below(file: GlueFile, data: Path) -> Rows | None:
     folder = resolve_data_dir(task, data)
     if not describes(folder, task.subset):
         return None
-    return _rows(file, replace(task, path=str(folder)), str(data))
+    return _rows(file, replace(task, path=str(folder)), str(data), text)
 
 
 def own_rows(file: GlueFile, candidate: Candidate) -> Rows | None:
@@ -231,18 +244,21 @@ def own_rows(file: GlueFile, candidate: Candidate) -> Rows | None:
         locate(task)
     except UsageError:
         return None
-    return _rows(file, task, "the run's own data")
+    return _rows(file, task, "the run's own data", candidate.config.task.text)
 
 
-def _rows(file: GlueFile, task: TaskConfig, where: str) -> Rows | None:
+def _rows(file: GlueFile, task: TaskConfig, where: str, text: tuple[str, ...]) -> Rows | None:
     from training import tables
     from training.sources import check_source, locate
 
     paths = locate(task).get(file.split)
     if not paths:
         return None
+    if text and set(text) <= set(_shared_columns(paths)):
+        task = replace(task, text=text)
+    held, seen = _classes(task, file.split)
     # The split by itself: what the others hold is no matter here.
-    task = replace(task, train=None, validation=(), test=(file.split,), holdout=0.0)
+    task = replace(_alone(task, file.split), label=None, labels=())
     info = check_source(task)
     if all("idx" in tables.column_types(path) for path in paths):
         numbers = itertools.chain.from_iterable(
@@ -254,9 +270,52 @@ def _rows(file: GlueFile, task: TaskConfig, where: str) -> Rows | None:
                     f"{paths[0]}: row {place} has the number {number} (column idx): the server "
                     "counts rows in their own order"
                 )
-    held = dict(zip(info.label_names, info.label_values, strict=True)) or None
     where = f"{file.source} {file.split} in {where}"
-    return Rows(where, task, info.rows[file.split], tuple(paths), held)
+    return Rows(where, task, info.rows[file.split], tuple(paths), held, seen)
+
+
+def _shared_columns(paths: Sequence[Path]) -> list[str]:
+    """Return the columns that all files have, in the order of the first."""
+    from training import tables
+
+    first, *others = (tables.column_types(path) for path in paths)
+    return [name for name in first if all(name in types for types in others)]
+
+
+def _alone(task: TaskConfig, split: str) -> TaskConfig:
+    return replace(task, train=None, validation=(), test=(split,), holdout=0.0, train_fraction=1.0)
+
+
+def _classes(task: TaskConfig, split: str) -> tuple[dict[str, int | str] | None, tuple[str, ...]]:
+    """Return what the label column of a task holds for each class name, and names that were seen.
+
+    The data's own names tell all classes, and so do its training rows. A test split by itself may
+    hold one of them, or what stands there in the place of a secret.
+
+    Raises:
+        UsageError: its labels are none that the data names.
+    """
+    from training.sources import check_source, declared_names, locate
+
+    if task.problem == "regression" or task.label is None:
+        return None, ()
+    alone = _alone(task, split)
+    if declared_names(task, split):
+        info = check_source(alone)
+        return dict(zip(info.label_names, info.label_values, strict=True)), ()
+    if task.train and locate(task).get(task.train):
+        try:
+            info = check_source(replace(alone, train=task.train))
+        except UsageError:
+            pass  # they may have been changed since, or hold another kind of labels
+        else:
+            return dict(zip(info.label_names, info.label_values, strict=True)), ()
+    try:
+        info = check_source(replace(alone, labels=()))
+    except UsageError:
+        return None, ()  # what stands there is no class
+    # Numbers are no names: they say nothing of which class is which.
+    return None, tuple(v for v in info.label_values if isinstance(v, str))
 
 
 def other_version(candidate: Candidate, rows: Rows) -> str | None:

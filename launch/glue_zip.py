@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -39,8 +38,9 @@ def names_of(path: Path) -> list[str]:
             return archive.namelist()
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    except zipfile.BadZipFile as error:
-        raise UsageError(f"{path} is no whole zip: {error}") from None
+    # Its version, the coding of a name, a length: what is damaged has an exception of its own.
+    except Exception as error:
+        raise UsageError(f"{path} is no whole zip: {_said(error)}") from None
 
 
 def read_text(path: Path, name: str) -> tuple[str, str]:
@@ -49,9 +49,15 @@ def read_text(path: Path, name: str) -> tuple[str, str]:
         with zipfile.ZipFile(path) as archive:
             if archive.getinfo(name).file_size > LARGEST:
                 return "", f"has more than {LARGEST >> 20} MB"
-            return archive.read(name).decode(), ""
+            content = archive.read(name)
+    # An unknown compression, a password, a damaged part: each has an exception of its own.
+    except Exception as error:
+        return "", f"cannot be read from the zip: {_said(error)}"
+    try:
+        return content.decode(), ""
     except UnicodeDecodeError as error:
         return "", f"is not UTF-8 text (byte {error.start})"
-    # An unknown compression, a password, a damaged part: each has an exception of its own.
-    except (OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        return "", f"cannot be read from the zip: {error}"
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

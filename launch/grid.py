@@ -127,7 +127,11 @@ def spec_of_file(values: Mapping[str, Any], where: str) -> Spec:
         from .search_space import search_of
 
         search = search_of(values["search"], f"{where}: search")
-    spec = Spec(axes, points, exclude, fixed, values.get("name"), search)
+    name = values.get("name")
+    if name is not None and not isinstance(name, str):
+        # YAML reads 2024-05-01 as a date, and 010 as 8: what was written is lost.
+        raise UsageError(f"{where}: name: expected text, got {name}: write it in quotes")
+    spec = Spec(axes, points, exclude, fixed, name, search)
     check(spec, where)
     return spec
 

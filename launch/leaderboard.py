@@ -172,7 +172,8 @@ def make_one(file: GlueFile, candidate: Candidate, data: Path | None, unofficial
     from launch.glue_files import find_problems, server_labels, translate, tsv
     from training.predictions import read_predictions
 
-    rows = found.rows_below(file, data) if data else found.own_rows(file, candidate)
+    text = candidate.config.task.text
+    rows = found.rows_below(file, data, text) if data else found.own_rows(file, candidate)
     stored = None
     if file.source == file.task:
         with contextlib.suppress(FileNotFoundError):
@@ -182,7 +183,8 @@ def make_one(file: GlueFile, candidate: Candidate, data: Path | None, unofficial
         if reason:
             raise UsageError(f"{file.name}: {reason}")
     predicted = stored or _compute(file, candidate, rows, data)
-    labels = server_labels(file, predicted.classes, rows.held if rows else None)
+    held, seen = (rows.held, rows.seen) if rows else (None, ())
+    labels = server_labels(file, predicted.classes, held, seen)
     text = tsv(translate(file, predicted.answers, labels))
     problem = next(find_problems(file, text, _counts(file, rows, unofficial)), None)
     if problem is not None:

@@ -10,14 +10,16 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 import yaml
 
+from launch.reporting.records import higher_is_better
 from launch.reporting.stats import CONFIDENCE, Interval
-from training.config import RunConfig
+from training.config import RunConfig, TaskConfig
 from training.config.schema import get_dotted, to_plain
 
 GLUE_ROWS: dict[str, dict[str, int]] = {
@@ -83,7 +85,11 @@ _ONLY: Mapping[str, tuple[str, ...]] = {
 
 _MARK = "<!-- Made by glueline publish; sha256 of the rest: {} -->"
 _MARKED = re.compile(r"<!-- Made by glueline publish; sha256 of the rest: ([0-9a-f]{64}) -->\n")
-_PATH = re.compile(r"(?<![\w:/.<~-])(?:~|\.\.|\.)?(?:/[\w.+@%~=-]+){2,}/?")
+_BEGIN = r"(?<![\w:/.<~-])"
+_REST = r"(?:/[\w.+@%~=-]+)*/?(?![\w+@%~=-]|\.\w)"
+"""Before a folder that is known, and from there to the end of the path."""
+_PATH = re.compile(rf"{_BEGIN}(?:~|\.\.|\.)?(?:/[\w.+@%~=-]+){{2,}}/?")
+_BREAK = re.compile(r"[\t\n\r]")
 _TOKEN = re.compile(r"\b(hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{20,})\b")
 
 
@@ -123,9 +129,16 @@ class Facts:
 def model_card(facts: Facts) -> str:
     """Return the card, sealed with its digest; no path of this machine is in it."""
     sections = (_head, _use, _scores, _data, _recipe, _hardware, _software, _again)
-    body = "\n\n".join(part for section in sections if (part := section(facts)))
+    places = known_places(facts.config)
+
+    def told(section: Callable[[Facts], str]) -> str:
+        text = section(facts)
+        # Labels and columns are the data's words, even where one looks like a path.
+        return text if section is _use else without_paths(text, places)
+
+    body = "\n\n".join(part for section in sections if (part := told(section)))
     dumped = yaml.safe_dump(front_matter(facts), sort_keys=False, allow_unicode=True, width=100)
-    return seal(without_paths(f"---\n{dumped}---\n"), without_paths(body + "\n"))
+    return seal(without_paths(f"---\n{dumped}---\n", places), body + "\n")
 
 
 def seal(front: str, body: str) -> str:
@@ -143,10 +156,36 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def without_paths(text: str) -> str:
-    """Return text with the last name in the place of every path; addresses of the web stay."""
+def known_places(config: RunConfig) -> list[str]:
+    """Return the paths that a configuration names, with the folders above them, longest first.
+
+    A path in a text ends where nobody can tell: at a space, a bracket. Of these it is known.
+    """
+    task = config.task
+    named = [task.path, config.model.path, config.engine.zero_config]
+    named += [path for paths in task.files.values() for path in paths]
+    paths = [PurePosixPath(path) for path in named if path and path.startswith("/")]
+    found = {str(path) for path in paths}
+    # Two names at least, as any other path has: /data is no secret, and may be a word.
+    found |= {str(above) for path in paths for above in path.parents if len(above.parts) > 2}
+    return sorted(found, key=lambda place: (-len(place), place))
+
+
+def without_paths(text: str, places: Iterable[str] = ()) -> str:
+    """Return text with the last name in the place of every path; addresses of the web stay.
+
+    Args:
+        text: to be published.
+        places: paths that are known, whatever signs are in them, the longest first.
+    """
     text = text.replace("file://", "")
-    return _PATH.sub(lambda found: found[0].rstrip("/").rpartition("/")[2], text)
+    if known := "|".join(map(re.escape, places)):
+        text = re.sub(f"{_BEGIN}(?:{known}){_REST}", _last_name, text)
+    return _PATH.sub(_last_name, text)
+
+
+def _last_name(found: re.Match[str]) -> str:
+    return found[0].rstrip("/").rpartition("/")[2]
 
 
 def secrets_in(text: str, environ: Mapping[str, str]) -> list[str]:
@@ -169,7 +208,7 @@ def other_rows(facts: Facts) -> list[str]:
     """
     task = facts.config.task
     known = HUB_ROWS.get((task.hub or "", task.subset))
-    if known is None:
+    if known is None or not _of_the_hub(task):
         return []
     seen = dict(facts.rows)
     if task.holdout > 0 and task.train in seen:
@@ -183,12 +222,17 @@ def other_rows(facts: Facts) -> list[str]:
     ]
 
 
+def _of_the_hub(task: TaskConfig) -> bool:
+    """Return whether the rows are the hub's: files that are given take their place."""
+    return bool(task.hub) and not task.files and not task.generated
+
+
 def front_matter(facts: Facts) -> dict[str, Any]:
     """Return what the hub reads of a card. What is not known for certain is left out."""
     config, task = facts.config, facts.config.task
-    ours = bool(task.hub) and not other_rows(facts)
+    ours = _of_the_hub(task) and not other_rows(facts)
     found: dict[str, Any] = {}
-    if task.hub in ENGLISH:
+    if task.hub in ENGLISH and _of_the_hub(task):
         found["language"] = ["en"]
     if facts.license:
         found["license"] = facts.license
@@ -261,13 +305,19 @@ def _base(facts: Facts) -> str:
 
 
 def _head(facts: Facts) -> str:
-    task, results = facts.config.task, facts.results
-    about = f" ({task.description})" if task.description else ""
-    text = f"# {facts.name.rpartition('/')[2]}\n\n{_base(facts)} {task.name}{about}."
+    results = facts.results
+    text = f"# {facts.name.rpartition('/')[2]}\n\n{_base(facts)} {_trained_on(facts.config.task)}."
     value, metric, split = (results.get(f"primary_{k}") for k in ("value", "metric", "split"))
     if isinstance(value, (int, float)):
         text += f" {_hub_metric(str(metric))[1]} {_with_interval(facts, split, metric)} on {split}."
     return text
+
+
+def _trained_on(task: TaskConfig) -> str:
+    """Return a task in words: what it says of itself is of its own rows."""
+    if task.files and (task.hub or task.folder):
+        return f"{task.name} (own rows)"
+    return f"{task.name} ({task.description})" if task.description else task.name
 
 
 def _with_interval(facts: Facts, split: Any, metric: Any) -> str:
@@ -283,6 +333,7 @@ def _with_interval(facts: Facts, split: Any, metric: Any) -> str:
 def _use(facts: Facts) -> str:
     task = facts.config.task
     pair = len(task.text) == 2
+    labels = [_BREAK.sub(lambda sign: repr(sign[0])[1:-1], label) for label in facts.labels]
     example = '{"text": "…", "text_pair": "…"}' if pair else '"…"'
     lines = [
         "## Use\n",
@@ -292,7 +343,7 @@ def _use(facts: Facts) -> str:
         f"print(classify({example}))",
         "```\n",
         f"Input: {' and '.join(task.text)}, up to {task.max_length} tokens. "
-        + (f"Labels: {', '.join(facts.labels)}." if facts.labels else "Output: a number."),
+        + (f"Labels: {', '.join(labels)}." if labels else "Output: a number."),
     ]
     if task.clean:
         lines.append(f"Texts were cleaned before they were tokenised: {', '.join(task.clean)}.")
@@ -313,21 +364,32 @@ def _scores(facts: Facts) -> str:
             count = facts.rows.get(split)
             cells = [_with_interval(facts, split, name) for name in names]
             table.append([split, f"{count:,}" if count else "-", *cells])
-        lines += [*_table(table), "", "Fractions, of the weights in this repository."]
+        lines += [*_table(table), "", f"{_unit(names)} of the weights in this repository."]
     if any((s, m) in facts.intervals for s in scored for m in scored[s]):
         lines.append(
             f"In brackets the {CONFIDENCE:.0%} interval for a split of this size; other seeds "
             "vary too."
         )
     if facts.config.train.select == "best" and results.get("primary_split") in scored:
+        metric = str(results.get("primary_metric"))
+        side = "high" if higher_is_better(metric) else "low"
         lines.append(
-            f"The checkpoint was chosen by {_hub_metric(str(results.get('primary_metric')))[1]} on "
-            f"{results['primary_split']} (step {results.get('best_step')}), so this score is on "
-            "the high side."
+            f"The checkpoint was chosen by {_hub_metric(metric)[1]} on {results['primary_split']} "
+            f"(step {results.get('best_step')}), so this score is on the {side} side."
         )
     if blind:
         lines.append(f"Not scored, for want of labels: {', '.join(blind)}.")
     return "\n".join(lines)
+
+
+def _unit(names: Sequence[str]) -> str:
+    """Return what the numbers of these metrics are, as the beginning of a sentence."""
+    errors = [_hub_metric(name)[1].lower() for name in names if not higher_is_better(name)]
+    if not errors:
+        return "Fractions,"
+    if len(errors) == len(names):
+        return "Errors (lower is better)"
+    return f"Fractions, but for the {' and '.join(errors)} (lower is better),"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -340,7 +402,7 @@ def _data(facts: Facts) -> str:
     lines = ["## Data\n"]
     if task.generated:
         lines.append(f"Rows made by the generator `{task.generated}` of glueline.")
-    elif task.hub:
+    elif _of_the_hub(task):
         subset = f", configuration {task.subset}" if task.subset else ""
         link = f"[{task.hub}](https://huggingface.co/datasets/{task.hub}){subset}"
         how = f", commit {facts.commit}" if facts.commit else ", from a local copy"

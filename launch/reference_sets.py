@@ -93,7 +93,7 @@ def find_reference(text: str, task: str | None = None) -> Reference:
 
     Args:
         text: as typed; `SET` alone where the set has one task.
-        task: which of a set's tasks is meant, if `text` does not say.
+        task: as for `--task`; which of a set's tasks is meant, if `text` does not say.
 
     Raises:
         UsageError: there is none, or it is not clear which.
@@ -102,13 +102,20 @@ def find_reference(text: str, task: str | None = None) -> Reference:
     name, _, short = (text, "", task) if alone else text.rpartition("/")
     found = find_set(name)
     known = [r.short for r in found.references.values()]
-    if short is None or (alone and found.of_task(short) is None):
+    if short is None:
         if len(known) == 1:
             return next(iter(found.references.values()))
         raise UsageError(f"{name} has several tasks: write {name}/TASK ({', '.join(known)})")
     reference = found.of_task(short)
+    if reference is None and short.endswith(ENDINGS):
+        # A set names task files of one's own by where they lie.
+        reference = found.of_task(str(Path(short).expanduser().absolute()))
     if reference is None:
-        raise UsageError(f"{name} has no task '{short}': {nearest(short, known)}")
+        hint = nearest(short, known)
+        if alone:
+            one = known[0] if len(known) == 1 else "TASK"
+            hint += f" (its recipe on other rows: --reference {name}/{one} --task {short})"
+        raise UsageError(f"{name} has no task '{short}': {hint}")
     return reference
 
 

@@ -16,6 +16,7 @@ import click
 
 from launch.flags import FlagCommand
 from launch.main import run_command
+from training.config import UsageError
 
 if TYPE_CHECKING:
     from launch.reference_sets import Reference, Score
@@ -46,6 +47,8 @@ def references(name: str | None, task: str | None, model: str | None, as_json: b
         chosen = [find_reference(name, task)] if task else list(found.references.values())
     else:
         chosen = [find_reference(name)]
+        if task not in (None, chosen[0].short):
+            raise UsageError(f"{name} is of another task than --task {task}: leave out one of them")
     if as_json:
         print(json.dumps([plain(r) for r in chosen], ensure_ascii=False))
     elif not chosen:
@@ -53,7 +56,7 @@ def references(name: str | None, task: str | None, model: str | None, as_json: b
     elif name is None:
         _print(table(chosen))
     else:
-        _show(chosen)
+        _show(chosen, name)
     return 0
 
 
@@ -140,8 +143,13 @@ def _ordered(keys: Mapping[str, Any]) -> list[str]:
     return [key for key in leaves(RunConfig) if key in keys]
 
 
-def _show(chosen: Sequence[Reference]) -> None:
-    """Print references of one set: source, scores, recipe, and what else is published."""
+def _show(chosen: Sequence[Reference], typed: str) -> None:
+    """Print references of one set: source, scores, recipe, and what else is published.
+
+    Args:
+        chosen: the references.
+        typed: what named them.
+    """
     import textwrap
 
     first = chosen[0]
@@ -169,7 +177,7 @@ def _show(chosen: Sequence[Reference]) -> None:
     if facts := _facts(chosen):
         print()
         _print([["also published", "", ""], *facts])
-    print(f"\ntrain it: {_line(chosen)}")
+    print(f"\ntrain it: {_line(chosen, typed)}")
 
 
 def _facts(chosen: Sequence[Reference]) -> list[list[str]]:
@@ -184,11 +192,14 @@ def _facts(chosen: Sequence[Reference]) -> list[list[str]]:
     ]
 
 
-def _line(chosen: Sequence[Reference]) -> str:
+def _line(chosen: Sequence[Reference], typed: str) -> str:
+    """Return the line that trains a recipe; a file of one's own goes by its path, as typed."""
     from launch.existing import command_line
+    from launch.reference_sets import ENDINGS
 
-    name = chosen[0].name if len(chosen) == 1 else f"{chosen[0].set}/TASK"
-    return command_line("submit", "--reference", name, "--data", "DIR")
+    place = typed if typed.endswith(ENDINGS) or "/" not in typed else typed.rpartition("/")[0]
+    task = chosen[0].short if len(chosen) == 1 else "TASK"
+    return command_line("submit", "--reference", f"{place}/{task}", "--data", "DIR")
 
 
 def _shown(value: Any) -> str:

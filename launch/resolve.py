@@ -177,10 +177,12 @@ def put_files(draft: Draft, request: Request) -> None:
                 raise UsageError(f"--{split}-file {path} is a folder: name the files in it")
             if not Path(path).is_file():
                 raise UsageError(f"--{split}-file {path}: there is no such file")
-    # Files take the place of the rows that the task has of its own.
-    for key in ("generated", "hub", "path", "subset"):
-        if draft.values.get(f"task.{key}") is not None:
-            draft.put(f"task.{key}", None, "--train-file takes its place")
+    # Files take the place of the rows that the task has of its own, and of what it says of them.
+    own = [k for k in ("generated", "hub", "path", "subset") if draft.values.get(f"task.{k}")]
+    for key in own:
+        draft.put(f"task.{key}", None, "--train-file takes its place")
+    if draft.values.get("task.description") and (own or draft.values.get("task.files")):
+        draft.put("task.description", "", "--train-file takes its place")
     if draft.values.get("task.labels"):
         draft.put("task.labels", [], "--train-file takes their place")
     draft.put("task.files", files, "--train-file")

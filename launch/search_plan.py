@@ -39,12 +39,17 @@ class CompiledSearch:
         return [self.found.plans[option.plan] for option in options]
 
 
-def compile_search(request: Request, spec: Spec) -> CompiledSearch:
+def compile_search(request: Request, spec: Spec, lanes: int = 1) -> CompiledSearch:
     """Return a search with its plans.
 
+    Args:
+        request: what was typed.
+        spec: with the search.
+        lanes: trials that share a node.
+
     Raises:
-        UsageError: a configuration at a corner of the space is wrong (it is named), the search
-            has nothing to judge trials by, or Optuna is not installed.
+        UsageError: a configuration at a corner of the space is wrong (it is named), two values
+            mean the same, the search has nothing to judge trials by, or Optuna is not installed.
     """
     search = spec.search
     assert search is not None
@@ -52,11 +57,12 @@ def compile_search(request: Request, spec: Spec) -> CompiledSearch:
         raise UsageError(
             "a search needs the package optuna, which is not installed: pip install optuna"
         )
-    if FRACTION in spec.fixed:
-        raise UsageError(f"set and the search's fraction both set {FRACTION}: leave one out")
-    parts = _compile(request, spec, {FRACTION: search.fraction} if search.fraction < 1 else {})
+    _check_fraction(request, spec)
+    part = {FRACTION: search.fraction} if search.fraction < 1 else {}
+    parts = _compile(request, spec, part, lanes)
     # Of many trials scores are kept; of the best ones the weights too.
-    whole = _compile(request, spec, {"train.keep": "model"}) if search.last_runs else parts
+    keep = {"train.keep": "model"}
+    whole = _compile(request, spec, keep, lanes) if search.last_runs else parts
     options = {name: _options(search, part) for name, part in (("p", parts), ("w", whole))}
     used = {option.base for some in options.values() for option in some}
     bases = {name: base for c in (parts, whole) for name, base in c.bases.items() if name in used}
@@ -87,10 +93,35 @@ def compile_search(request: Request, spec: Spec) -> CompiledSearch:
     return made
 
 
-def _compile(request: Request, spec: Spec, more: Mapping[str, Any]) -> Compiled:
+def _check_fraction(request: Request, spec: Spec) -> None:
+    """Raise `UsageError` where the rows of a search are said in two places."""
+    typed = (*request.flags, *request.sets)
+    origin = next((o.origin for o in typed if o.key == FRACTION), None)
+    if origin := origin or ("set" if FRACTION in spec.fixed else None):
+        raise UsageError(f"{origin} and the search's fraction both set {FRACTION}: leave one out")
+
+
+def _compile(request: Request, spec: Spec, more: Mapping[str, Any], lanes: int) -> Compiled:
     assert spec.search is not None
     points = tuple(corners(spec.search))
-    return compile_sweep(request, Spec(points=points, fixed={**more, **spec.fixed}))
+    found = compile_sweep(request, Spec(points=points, fixed={**more, **spec.fixed}), lanes)
+    _check_twins(found)
+    return found
+
+
+def _check_twins(found: Compiled) -> None:
+    """Raise `UsageError` where two values of an axis are the same: `auto`, and what it means.
+
+    A search would count them as two, and look for ever for a trial that was not tried.
+    """
+    for one, other in found.twins:
+        apart = [name for name in one if one[name] != other[name]]
+        if apart:
+            first, second = ({name: some[name] for name in apart} for some in (other, one))
+            raise UsageError(
+                f"the search's {words_of(first)} and {words_of(second)} are the same run here: "
+                "leave one of them out"
+            )
 
 
 def _options(search: Search, found: Compiled) -> list[Option]:

@@ -132,6 +132,9 @@ def _choices(name: str, key: str, given: Any, where: str) -> Axis:
     twice = [v for i, v in enumerate(values) if v in values[:i]]
     if twice:
         raise UsageError(f"{where}: {twice[0]} appears twice")
+    if key == "batch.micro_tokens" and "auto" in values:
+        # Decided on the login node, where trials of a search are not known yet.
+        raise UsageError(f"{where}: auto is no value of its own: write those that are tried")
     return Axis(name, key, tuple(values))
 
 

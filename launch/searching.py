@@ -41,21 +41,22 @@ def run_search(
     """
     from launch import sweep as command
 
-    made = compile_search(request, spec)
+    made = compile_search(request, spec, packing.lanes)
     command.tell_notes(made.found)
     name = how["name"] or spec.name or (Path(file).stem if file else _own_name(made))
     place = command.folder_of(made.found, name)
     _check_place(place, made.file)
-    command._check_packing(made.found, packing)
+    command.check_packing(made.found, packing)
     search = made.file.search
     if not how["dry_run"]:
         _bring_up_to_date(place, made.file)
     trials = read_trials(place)
     states = sweeping.states(place, trials)
     failed = [t for t in trials if states[t.number] == "failed"]
-    open_ = [t.number for t in trials if states[t.number] in sweeping.OPEN]
+    again = [t for t in trials if states[t.number] in sweeping.OPEN]
     if how["retry_failed"]:
-        open_ = sorted([*open_, *(t.number for t in failed)])
+        again = sorted([*again, *failed], key=lambda t: t.number)
+    open_ = [t.number for t in again]
     new, last = _missing(place, search, trials)
     if not (new or open_ or how["dry_run"]):
         last = 0  # those that there can be were made just now
@@ -70,12 +71,13 @@ def run_search(
         sweeping.note_inputs(place, base, inputs[base])
     # What makes it a search comes last: workers find all that it names.
     write_json(place.search, made.file.plain())
-    sweeping.free(place, open_)
+    sweeping.free(place, again)
     jobs = _submit(place, made, open_, new, last, packing, inputs)
     trials = read_trials(place)
     _report(how, place, made, trials, sweeping.states(place, trials), jobs, cost)
-    if failed and not how["retry_failed"] and not how["as_json"]:
-        print(f"note: {len(failed)} failed trials are left alone: --retry-failed", file=sys.stderr)
+    left = [] if how["retry_failed"] or how["as_json"] else sweeping.left_alone(place, failed)
+    if left:
+        print(f"note: {len(left)} failed trials are left alone: --retry-failed", file=sys.stderr)
     return 0
 
 

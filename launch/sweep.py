@@ -98,7 +98,7 @@ def sweep(request: Request, file: str | None, **how: Any) -> int:
         from launch.searching import run_search
 
         return run_search(request, spec, file, packing, how)
-    found = compile_sweep(request, spec)
+    found = compile_sweep(request, spec, packing.lanes)
     tell_notes(found)
     name = how["name"] or spec.name or (Path(file).stem if file else _own_name(found, spec))
     return submit_sweep(request, spec, found, folder_of(found, name), packing, how)
@@ -170,32 +170,35 @@ def submit_sweep(
 
     if place.search.exists():
         raise UsageError(f"sweep {place.name} is a search: give the grid another --name")
+    check_packing(found, packing)
     trials, removed = sweeping.merged(place, found)
     states = sweeping.states(place, trials)
     wanted = [t for t in trials if states[t.number] in sweeping.OPEN]
     failed = [t for t in trials if states[t.number] == "failed"]
     if how["retry_failed"]:
         wanted = sorted([*wanted, *failed], key=lambda t: t.number)
-    _check_packing(found, packing)
     cost = _cost(found, wanted, packing)
     if how["dry_run"]:
         _report(how, place, trials, states, [], cost)
         if not how["as_json"]:
             _show(trials, found, removed, cost)
         return 0
-    running = [t for t in removed if sweeping.states(place, [t])[t.number] == "running"]
+    gone = sweeping.states(place, removed) if removed else {}
+    running = [t for t in removed if gone[t.number] == "running" and sweeping.runs_here(place, t)]
     known = {t.run_id for t in read_trials(place)}
     if known and (removed or len(known) < len(trials)):
         _agree(place, spec, removed, len(running), len(trials), how["yes"])
     sweeping.ask_to_stop(place, running)
     if not wanted:
-        if removed:
+        if known != {t.run_id for t in trials}:
+            # All of them were run, or are, for another sweep or by themselves: it has them too.
             sweeping.write_sweep(place, spec, found, trials, _asked())
         _report(how, place, trials, states, [], cost)
         return 0
     inputs = _provide(request, found, wanted)
+    # Before workers that are there see new trials: none of their claims is taken for an old one.
+    sweeping.free(place, wanted)
     sweeping.write_sweep(place, spec, found, trials, _asked())
-    sweeping.free(place, (t.number for t in wanted))
     jobs: list[str] = []
     for config, names, numbers in _shapes(found, wanted):
         for name in names:
@@ -204,8 +207,9 @@ def submit_sweep(
         alone = tuple(names) if len(found.bases) > len(names) else ()
         jobs += sweeping.submit_trials(place, config, numbers, packing, after, alone)
     _report(how, place, trials, sweeping.states(place, trials), jobs, cost)
-    if failed and not how["retry_failed"] and not how["as_json"]:
-        print(f"note: {len(failed)} failed trials are left alone: --retry-failed", file=sys.stderr)
+    left = [] if how["retry_failed"] or how["as_json"] else sweeping.left_alone(place, failed)
+    if left:
+        print(f"note: {len(left)} failed trials are left alone: --retry-failed", file=sys.stderr)
     return 0
 
 
@@ -213,12 +217,29 @@ def _asked() -> dict[str, Any]:
     return {"line": sys.argv[1:]}
 
 
-def _check_packing(found: Compiled, packing: Packing) -> None:
-    for base in found.bases.values():
-        if packing.lanes > 1 and base.config.cluster.nodes > 1:
+def check_packing(found: Compiled, packing: Packing) -> None:
+    """Raise `UsageError` where trials cannot share a node, or not its GPUs."""
+    from launch.trials import gpus_of_lane
+
+    lanes = packing.lanes
+    for base in found.bases.values() if lanes > 1 else ():
+        cluster = base.config.cluster
+        if cluster.executor == "local":
             raise UsageError(
-                f"--pack {packing.lanes}: trials of {base.config.cluster.nodes} nodes cannot share "
+                f"--pack {lanes} is for the nodes of a cluster: with --executor local, "
+                f"--max-parallel {lanes} runs so many trials at a time"
+            )
+        if cluster.nodes > 1:
+            raise UsageError(
+                f"--pack {lanes}: trials of {cluster.nodes} nodes cannot share "
                 "a node: leave out --pack or --nodes"
+            )
+        gpus, ranks = cluster.gpus_per_node or 0, cluster.procs_per_node or 1
+        share = gpus_of_lane(gpus, lanes)
+        if base.config.engine.device == "cuda" and ranks > share:
+            raise UsageError(
+                f"--pack {lanes}: a trial has {ranks} ranks, and {share} of a node's {gpus} GPUs: "
+                f"use --gpus-per-node {gpus} --procs-per-node {share}"
             )
 
 

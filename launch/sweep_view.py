@@ -181,8 +181,8 @@ def describe_sweep(seen: SweepView) -> str:
     if seen.finished:
         rows.append(("report", command_line("report", seen.name, *where)))
     if not seen.live and not seen.done and (line := _line(seen.sweep)):
-        failed = "failed" in seen.states.values()
-        rows.append(("rest", command_line("sweep", *line, *(["--retry-failed"] if failed else []))))
+        again = ["--retry-failed"] if "failed" in seen.states.values() else []
+        rows.append(("rest", command_line(_command(seen.sweep, line), *line, *again)))
     return "\n".join(f"{name:<8} {value}" for name, value in rows)
 
 
@@ -258,3 +258,24 @@ def _line(sweep: SweepDir) -> list[str]:
         return []
     drop = ("--yes", "--retry-failed", "--json", "--hold")
     return [str(word) for word in asked if word not in drop]
+
+
+def _command(sweep: SweepDir, words: Sequence[str]) -> str:
+    """Return the command that a sweep was asked for with, by its folder and the words it was given.
+
+    Reproductions and replays write the same files. A replay's words name a receipt, which no flag
+    precedes; `reproduce` takes flags alone.
+    """
+    from launch.reproducing.asked import file_of
+
+    if not file_of(sweep).is_file():
+        return "sweep"
+    import click
+
+    from launch.replay import replay
+
+    try:
+        replay.make_context("replay", list(words))
+    except click.ClickException:
+        return "reproduce"
+    return "replay"

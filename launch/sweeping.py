@@ -17,10 +17,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from slurm.claims import read_claims, take_over
+from slurm.begun import beginning, entries, read_past, want
+from slurm.claims import MOST_LOST, let_go, lost_claims, read_claims
 from slurm.scontrol import Refused, Silent, ask
 from training.config import RunConfig, UsageError
-from training.rundir import RunDir, State, read_json, run_state, snapshot, write_atomic, write_json
+from training.rundir import (
+    RunDir,
+    Snapshot,
+    State,
+    read_json,
+    run_state,
+    snapshot,
+    write_atomic,
+    write_json,
+)
 from training.sweepdir import SweepDir, Trial, TrialState, pruned_at, read_trials
 
 from .slurm_site import QUEUED
@@ -29,6 +39,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .grid import Spec
+    from .jobs import Agents
     from .preparation import Inputs
     from .trials import Compiled
 
@@ -93,8 +104,7 @@ def write_sweep(
     try:
         sweep.path.mkdir(parents=True, exist_ok=True)
         for name, base in found.bases.items():
-            if not sweep.base(name).exists():
-                write_atomic(sweep.base(name), base.config.dump())
+            _write_changed(sweep.base(name), base.config.dump())
         known = read_json(sweep.plans)
         plans = known if isinstance(known, dict) else {}
         new = {name: plan.to_json() for name, plan in found.plans.items()}
@@ -121,26 +131,81 @@ def write_sweep(
         raise UsageError(f"cannot write to {sweep.path}: {error.strerror}") from None
 
 
+def _write_changed(path: Path, text: str) -> None:
+    """Write a file that says something new: where rows or weights are now, of a base."""
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        write_atomic(path, text)
+
+
 def states(sweep: SweepDir, trials: Iterable[Trial]) -> dict[int, TrialState]:
     """Return the state of every trial.
+
+    A run that another sweep's worker has, or a job of its own, is queued or running as well.
 
     Raises:
         UsageError: Slurm does not answer.
     """
+    trials = list(trials)
     try:
         there = set(os.listdir(sweep.runs))  # noqa: PTH208
     except OSError:
         there = set()
+    files = [snapshot(sweep.run(t), brief=True) for t in trials if t.run_id in there]
     submitted = read_jobs(sweep)
-    alive = alive_jobs(submitted) if submitted else {}
-    known = {}
-    for trial in trials:
-        if trial.run_id in there:
-            files = snapshot(sweep.run(trial), brief=True)
-            last = files.jobs[-1] if files.jobs else {}
-            job = "" if last.get("released") else str(last.get("job_id", ""))
-            known[trial.run_id] = run_state(files, alive.get(job, "gone"))
+    alive, known = _known_states(files, submitted)
     return trial_states(sweep.runs, trials, known, submitted, alive)
+
+
+def _known_states(
+    files: Iterable[Snapshot], submitted: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, Literal["queued", "running"]], dict[str, State]]:
+    """Return the elements that are queued or running, and the states of runs; one question."""
+    from .jobs import Agents, last_submission
+
+    files = list(files)
+    jobs = {f.run_id: last_submission(f) for f in files if f.jobs and not f.finished}
+    ours = {str(entry["job_id"]) for entry in submitted}
+    arrays = {
+        str(entry["job_id"]).partition("_")[0]
+        for some in jobs.values()
+        for entry in some
+        if entry.get("executor") != "local" and not entry.get("released")
+    }
+    asked = [*submitted, *({"job_id": job} for job in sorted(arrays - ours))]
+    alive = alive_jobs(asked) if asked else {}
+    agents = Agents()
+    return alive, {
+        f.run_id: run_state(f, _job_state(f.run_id, jobs.get(f.run_id, ()), alive, agents))
+        for f in files
+    }
+
+
+def _job_state(
+    run_id: str,
+    jobs: Iterable[Mapping[str, Any]],
+    alive: Mapping[str, Literal["queued", "running"]],
+    agents: Agents,
+) -> Literal["queued", "running", "gone"] | None:
+    """Return the state of a run's jobs; None where nobody can be asked."""
+    from .jobs import elsewhere, local_job
+
+    found: set[Literal["queued", "running", "gone"] | None] = set()
+    for entry in jobs:
+        job = str(entry["job_id"])
+        if entry.get("released"):
+            continue
+        if entry.get("executor") == "local":
+            # A trial has the job of a worker, which serves the whole sweep.
+            info = local_job(str(entry.get("sweep", run_id)), dict(entry), agents=agents)
+            found.add(info.state if info else None)
+        elif job in alive:
+            found.add(alive[job])
+        else:
+            found.add(None if elsewhere([entry]) else "gone")
+    for state in ("running", "queued", None):
+        if state in found:
+            return state
+    return "gone"
 
 
 def trial_states(
@@ -256,13 +321,22 @@ def cut(elements: int, limit: int, parallel: int | None) -> list[tuple[int, int]
 def ask_to_stop(sweep: SweepDir, trials: Iterable[Trial]) -> None:
     """Have runs of trials end at their next step; their workers go on with other trials.
 
+    Those that another sweep runs, or a job of their own, are not ours to end.
+
     Raises:
         OSError: a run directory cannot be written.
     """
     for trial in trials:
-        run = sweep.run(trial)
-        known = read_json(run.request)
-        write_json(run.request, (known if isinstance(known, dict) else {}) | {"stop": True})
+        if runs_here(sweep, trial):
+            run = sweep.run(trial)
+            known = read_json(run.request)
+            write_json(run.request, (known if isinstance(known, dict) else {}) | {"stop": True})
+
+
+def runs_here(sweep: SweepDir, trial: Trial) -> bool:
+    """Return whether nobody began a trial's run since a worker of the sweep did, if any did."""
+    jobs = entries(sweep.run(trial))
+    return not jobs or jobs[-1].get("sweep") == sweep.name
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -290,12 +364,44 @@ def _told(values: Mapping[str, Any], key: str) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def free(sweep: SweepDir, numbers: Iterable[int]) -> None:
-    """Take trials from the workers that had them: they are to be run again."""
+def free(sweep: SweepDir, trials: Iterable[Trial]) -> None:
+    """Have workers run trials again that a person asks for: who had them is gone.
+
+    One that somebody begins meanwhile is left to them.
+
+    Raises:
+        UsageError: Slurm does not answer, or the sweep's folder cannot be written.
+    """
+    trials = list(trials)
+    # Read before Slurm is asked: what is begun from now on is not taken for what it says is gone.
     claims = read_claims(sweep)
-    for number in numbers:
-        if number in claims:
-            take_over(sweep, number, claims[number])
+    begun = {t.number: [beginning(e) for e in entries(sweep.run(t))] for t in trials}
+    now = states(sweep, trials)
+    over = [t.number for t in trials if now[t.number] not in ("finished", "running", "queued")]
+    try:
+        want(sweep, {number: begun[number] for number in over if begun[number]})
+        for number in over:
+            let_go(sweep, number, claims.get(number))
+    except OSError as error:
+        raise UsageError(f"cannot write to {sweep.path}: {error.strerror}") from None
+
+
+def left_alone(sweep: SweepDir, failed: Iterable[Trial]) -> list[Trial]:
+    """Return the failed trials that no worker goes on with.
+
+    One whose worker vanished without a word is taken over by the next one.
+    """
+    from slurm.worker import ended
+
+    claims, past = read_claims(sweep), read_past(sweep)
+    return [
+        t
+        for t in failed
+        if t.number not in claims
+        or ended(sweep.run(t))
+        or len(lost_claims(sweep, t.number)) >= MOST_LOST
+        or not past.free(sweep, t, str(claims[t.number].get("job")))
+    ]
 
 
 def submit_trials(

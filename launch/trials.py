@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 LIGHT = ("batch", "optim", "train")
 """Sections of which nothing else follows: trials that differ in them alone share a base. Any other
 axis has all that is `auto` decided anew."""
+PROCS, GPUS = "cluster.procs_per_node", "cluster.gpus_per_node"
+LEFT_OPEN = "one a GPU"
+"""Where a number of ranks came from that nobody said."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,15 @@ class Compiled:
     plans: dict[str, Plan]
     """By digest."""
     runs: Path
+    twins: tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...] = ()
+    """Values that make a run which other values, named behind them, make too."""
 
     def config(self, trial: Trial) -> RunConfig:
         """Return a trial's configuration."""
         return self.bases[trial.base].config.with_values(trial.values)
 
 
-def compile_sweep(request: Request, spec: Spec) -> Compiled:
+def compile_sweep(request: Request, spec: Spec, lanes: int = 1) -> Compiled:
     """Return the trials of a sweep.
 
     Trials that would be the same run are one: the first.
@@ -61,6 +66,7 @@ def compile_sweep(request: Request, spec: Spec) -> Compiled:
     Args:
         request: what was typed: the same for all trials.
         spec: what varies. Typed flags win over its `set`.
+        lanes: trials that share a node.
 
     Raises:
         UsageError: the request is wrong, a flag and the sweep contradict each other, or a trial's
@@ -77,16 +83,18 @@ def compile_sweep(request: Request, spec: Spec) -> Compiled:
     plans: dict[str, Plan] = {}
     planned: dict[Any, str] = {}
     trials: dict[str, Trial] = {}
+    twins: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = []
     past: list[dict[str, Any]] | None = None
     for number, point in enumerate(points):
         values = {key_of(name, "--grid"): value for name, value in point.items()}
-        heavy = {k: v for k, v in values.items() if k.split(".")[0] not in LIGHT}
+        # What `auto` means is decided with the rest of a base.
+        heavy = {k: v for k, v in values.items() if k.split(".")[0] not in LIGHT or v == "auto"}
         light = {k: v for k, v in values.items() if k not in heavy}
         try:
             identity = tuple((k, str(v)) for k, v in heavy.items())
             if identity not in places:
                 first = {key_of(n, "--grid"): point[n] for n in shared}
-                base, seen = _base(request, spec.fixed, {**first, **heavy}, past)
+                base, seen = _base(request, spec.fixed, {**first, **heavy}, past, lanes)
                 past = seen.past
                 name = digest(to_plain(base.config))[:16]
                 places[identity] = name, seen
@@ -97,6 +105,7 @@ def compile_sweep(request: Request, spec: Spec) -> Compiled:
             scaled(asked.optim, asked.batch.global_batch)
             run_id = asked.run_id()
             if run_id in trials:
+                twins.append((point, trials[run_id].axes))
                 continue
             key = (name, _plan_key(asked))
             if key not in planned:
@@ -107,7 +116,7 @@ def compile_sweep(request: Request, spec: Spec) -> Compiled:
             raise UsageError(f"trial {number} ({words_of(point)}): {error}") from None
         trials[run_id] = Trial(len(trials), run_id, point, light, name, planned[key])
     runs = next(iter(bases.values())).resolved.runs
-    return Compiled(bases, list(trials.values()), plans, runs)
+    return Compiled(bases, list(trials.values()), plans, runs, tuple(twins))
 
 
 def _plan_key(config: RunConfig) -> Any:
@@ -120,6 +129,7 @@ def _base(
     fixed: Mapping[str, Any],
     axes: Mapping[str, Any],
     past: list[dict[str, Any]] | None,
+    lanes: int,
 ) -> tuple[Base, Seen]:
     """Resolve what trials have in common, with the axes of its first trial.
 
@@ -127,7 +137,6 @@ def _base(
     """
     from .fetch import already_here
     from .planning import fitted, look_around, plan_of
-    from .resolve import resolve
 
     values = {**fixed, **axes}
     named = {k: str(values.pop(k)) for k in NAMED if k in values}
@@ -137,11 +146,33 @@ def _base(
         # A thousand models serve nobody, and fill the disk.
         values.setdefault("train.keep", "results")
     sets = tuple(Override(k, v, "the sweep") for k, v in values.items())
-    resolved = resolve(replace(request, sets=(*sets, *request.sets)))
+    resolved = _resolved(replace(request, sets=(*sets, *request.sets)), lanes)
     config = already_here(resolved.config, resolved.runs / CACHE_FOLDER)
     seen = look_around(config, resolved.runs, past)
     resolved, config, _ = fitted(resolved, config, plan_of(config, seen))
     return Base(resolved, config), seen
+
+
+def _resolved(request: Request, lanes: int) -> Resolved:
+    """Resolve a request; of trials that share a node each has a rank for every GPU of its share.
+
+    Unless somebody said how many ranks there are.
+    """
+    from .resolve import resolve
+
+    resolved = resolve(request)
+    gpus = resolved.config.cluster.gpus_per_node
+    if lanes == 1 or not gpus or resolved.origins.get(PROCS) != LEFT_OPEN:
+        return resolved
+    # Both: GPUs that are left open would follow from the ranks.
+    decided = {GPUS: gpus, PROCS: gpus_of_lane(gpus, lanes)}
+    more = tuple(Override(k, v, f"--pack {lanes}") for k, v in decided.items())
+    return resolve(replace(request, flags=(*request.flags, *more)))
+
+
+def gpus_of_lane(gpus: int, lanes: int) -> int:
+    """Return how many of a node's GPUs each of some lanes has at least; several may share one."""
+    return max(1, gpus // lanes)
 
 
 def _check_typed(request: Request, spec: Spec) -> None:

@@ -1,12 +1,12 @@
 """Which worker has which trial: one file a trial, made by whoever comes first.
 
 The files are the queue. A trial without one is free; one whose worker is gone, and that is not
-finished, is taken over by renaming the old file, which only one worker can.
+finished, is taken over by renaming the old file, which only one worker can. What a person frees is
+renamed too, to another name: only workers that vanish speak against a trial.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import socket
@@ -60,9 +60,7 @@ def claimed(sweep: SweepDir) -> set[int]:
 
 def read_claims(sweep: SweepDir) -> dict[int, dict[str, Any]]:
     """Return the claims by the trial's number."""
-    found = {number: read_json(sweep.claim(number)) for number in claimed(sweep)}
-    # Cut off by a crash of its machine: a claim of nobody who lives.
-    return {n: value if isinstance(value, dict) else {} for n, value in found.items()}
+    return {number: _content(sweep.claim(number)) for number in claimed(sweep)}
 
 
 def claim(sweep: SweepDir, trial: Trial, worker: Worker) -> bool:
@@ -107,15 +105,74 @@ def publish(place: Path, text: str, who: str = "") -> bool:
 
 
 def take_over(sweep: SweepDir, number: int, old: dict[str, Any]) -> bool:
-    """Free a trial whose worker is gone; return whether it was we who did."""
+    """Free a trial whose worker is gone; return whether it was we who did.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
     place = sweep.claim(number)
-    lost = place.with_name(f"{number}.lost-{len(lost_claims(sweep, number))}-{old.get('job')}")
-    if read_json(place) != old and old:
+    if (aside := _set_aside(place, old)) is None:
         return False  # somebody else has it by now
-    with contextlib.suppress(FileNotFoundError):
-        place.rename(lost)
-        return True
-    return False
+    count = len(lost_claims(sweep, number))
+    aside.rename(place.with_name(f"{number}.lost-{count}-{old.get('job')}"))
+    return True
+
+
+def let_go(sweep: SweepDir, number: int, old: dict[str, Any] | None) -> None:
+    """Free a trial that a person asks for again; who vanished over it before does not count now.
+
+    Args:
+        sweep: the sweep.
+        number: the trial's.
+        old: its claim when it was seen to be over, if it had one.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    place = sweep.claim(number)
+    if old is not None and (aside := _set_aside(place, old)) is not None:
+        aside.rename(place.with_name(f"{number}.freed-{time.time_ns()}"))
+    for lost in lost_claims(sweep, number):
+        lost.rename(place.with_name(f"{number}.freed-{time.time_ns()}"))
+
+
+def give_back(sweep: SweepDir, number: int, worker: Worker) -> None:
+    """Free a trial that a worker took and does not begin.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    place = sweep.claim(number)
+    if worker.holds(held := _content(place)) and (aside := _set_aside(place, held)) is not None:
+        aside.unlink(missing_ok=True)
+
+
+def _set_aside(place: Path, old: dict[str, Any]) -> Path | None:
+    """Move a claim out of the way; return where it is then, None if it is not the old one any more.
+
+    Between the look and the move another worker may have taken the trial over: what was moved is
+    looked at again, and put back unless a third one has it by then.
+    """
+    if _content(place) != old:
+        return None
+    aside = place.with_name(
+        f".{place.stem}.{socket.gethostname()}.{os.getpid()}.{time.monotonic_ns()}"
+    )
+    try:
+        place.rename(aside)
+    except FileNotFoundError:
+        return None
+    if _content(aside) == old:
+        return aside
+    publish(place, aside.read_text(encoding="utf-8"))
+    aside.unlink(missing_ok=True)
+    return None
+
+
+def _content(place: Path) -> dict[str, Any]:
+    value = read_json(place)
+    # Cut off by a crash of its machine: a claim of nobody who lives.
+    return value if isinstance(value, dict) else {}
 
 
 def lost_claims(sweep: SweepDir, number: int) -> list[Path]:

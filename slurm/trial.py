@@ -8,11 +8,16 @@ import socket
 import time
 from typing import Any
 
+from slurm.begun import Begun, entries, read_past
+from slurm.turns import Turn
 from training.config import RunConfig, load_config
-from training.rundir import RunDir, read_json, snapshot, write_json
+from training.rundir import RunDir, read_json, write_json
 from training.scaling import scaled
 from training.schedule import warmup_steps
 from training.sweepdir import SweepDir, Trial
+
+OPEN_SECONDS = 60.0
+"""How long one worker may take to begin a run, by the clock of others that want to."""
 
 
 def trial_config(sweep: SweepDir, trial: Trial) -> RunConfig:
@@ -57,33 +62,55 @@ def open_run(
         lanes: trials that share the node's cores.
 
     Raises:
+        Begun: somebody else began the run.
         UsageError: the sweep's files cannot be read.
         OSError: the runs folder cannot be written.
     """
     run = sweep.run(trial)
     if not run.path.exists():
         _make(sweep, trial, run, lanes)
-    else:
-        _share(sweep, trial, run, lanes)
-    files = snapshot(run)
-    for entry in files.jobs:
-        if str(entry["job_id"]) == job:
+    for entry in entries(run):
+        if str(entry["job_id"]) == job and not entry.get("released"):
+            _share(sweep, trial, run, lanes)
             return run, int(entry.get("first_attempt", 0))
-    first = max(run.attempt_numbers(), default=-1) + 1
+    # Workers of two sweeps may be here at once: the one that is first is seen by the other.
+    with Turn(run.path / ".begin.turn", OPEN_SECONDS).held():
+        if not read_past(sweep).free(sweep, trial, job):
+            raise Begun(f"run {run.run_id} is somebody else's")
+        _share(sweep, trial, run, lanes)
+        first = max(run.attempt_numbers(), default=-1) + 1
+        _note(sweep, run, job, slurm, first)
+    # What a person asked of an earlier job is not asked of this one.
+    run.request.unlink(missing_ok=True)
+    return run, first
+
+
+def _note(sweep: SweepDir, run: RunDir, job: str, slurm: bool, first: int) -> None:
+    now = time.time()
     entry = {
         "job_id": job,
         "executor": "slurm" if slurm else "local",
         "first_attempt": first,
-        "time": time.time(),
+        "time": _submitted(sweep, job) or now,
+        "began": now,
         "host": socket.gethostname(),
         "sweep": sweep.name,
     }
     if slurm:
         entry |= {"cluster": os.environ.get("SLURM_CLUSTER_NAME"), "uid": os.getuid()}
-    write_json(run.jobs, {"jobs": [*files.jobs, entry]})
-    # What a person asked of an earlier job is not asked of this one.
-    run.request.unlink(missing_ok=True)
-    return run, first
+    # A worker that had the run before, and was done with it, has it anew.
+    others = [e for e in entries(run) if str(e["job_id"]) != job]
+    write_json(run.jobs, {"jobs": [*others, entry]})
+
+
+def _submitted(sweep: SweepDir, job: str) -> float | None:
+    """Return when a worker's job was submitted: long before it began its later trials.
+
+    None where the login node has not written that down yet. Whoever asks Slurm for the job takes
+    one that is older than this for another of the same number.
+    """
+    array = job.partition("_")[0]
+    return next((e.get("time") for e in entries(sweep) if str(e["job_id"]) == array), None)
 
 
 def _share(sweep: SweepDir, trial: Trial, run: RunDir, lanes: int) -> None:
@@ -96,9 +123,8 @@ def _share(sweep: SweepDir, trial: Trial, run: RunDir, lanes: int) -> None:
 
 def release(run: RunDir, job: str) -> None:
     """Write down that a job, which goes on with other trials, is done with this one."""
-    entries = snapshot(run).jobs
-    entries = [{**e, "released": True} if str(e["job_id"]) == job else e for e in entries]
-    write_json(run.jobs, {"jobs": entries})
+    known = [{**e, "released": True} if str(e["job_id"]) == job else e for e in entries(run)]
+    write_json(run.jobs, {"jobs": known})
 
 
 def _make(sweep: SweepDir, trial: Trial, run: RunDir, lanes: int) -> None:
@@ -114,5 +140,9 @@ def _make(sweep: SweepDir, trial: Trial, run: RunDir, lanes: int) -> None:
         if sweep.prepared(trial.base).exists():
             shutil.copy(sweep.prepared(trial.base), temporary.prepared)
         temporary.path.rename(run.path)
+    except OSError:
+        if not run.path.exists():
+            raise
+        # Another sweep's worker made it meanwhile.
     finally:
         shutil.rmtree(temporary.path, ignore_errors=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,11 +20,13 @@ from slurm import scontrol
 from slurm.afterword import afterword
 from slurm.agent import NodeAgent, NodeFailed
 from slurm.allocation import LANE, Allocation, read_allocation
+from slurm.begun import Begun, Past, read_past
 from slurm.claims import (
     MOST_LOST,
     Worker,
     claim,
     claimed,
+    give_back,
     jobs_of,
     lost_claims,
     read_claims,
@@ -91,18 +94,19 @@ class TrialWorker:
     def _one_trial(self, sweep: SweepDir, allocation: Allocation) -> str:
         worker = Worker(allocation.job_id, 0, allocation.slurm)
         told = sweep.path / "elements" / f"{allocation.job_id}.json"
-        if allocation.node == 0:
-            trial = next_trial(sweep, worker, allocation.restarts > 0, self.bases)
-            told.parent.mkdir(exist_ok=True)
-            number = trial.number if trial else None
-            write_json(told, {"restarts": allocation.restarts, "number": number})
-        else:
-            trial = _hear(sweep, told, allocation)
-        if trial is None:
-            return "empty"
-        run, first = _opened(sweep, trial, allocation)
         if allocation.node > 0:
+            trial = _hear(sweep, told, allocation)
+            if trial is None:
+                return "empty"
+            run, first = _opened(sweep, trial, allocation)
             return NodeAgent(str(run.path), first)()
+        taken = _take(sweep, worker, allocation, allocation.restarts > 0, self.bases)
+        told.parent.mkdir(exist_ok=True)
+        number = taken[0].number if taken else None
+        write_json(told, {"restarts": allocation.restarts, "number": number})
+        if taken is None:
+            return "empty"
+        trial, run, first = taken
         with watched(sweep, trial):
             end = NodeAgent(str(run.path), first)()
         settle(sweep)
@@ -185,15 +189,15 @@ def work(sweep: SweepDir, allocation: Allocation, bases: tuple[str, ...] = ()) -
     pace = _Pace(_end_of_job(allocation))
     restarted = allocation.restarts > 0 or not allocation.slurm
     while pace.has_time():
-        trial = next_trial(sweep, worker, restarted, bases)
+        taken = _take(sweep, worker, allocation, restarted, bases)
         restarted = False
-        if trial is None:
+        if taken is None:
             _dismiss(sweep, allocation)
             return "empty"
+        trial, run, first = taken
         for number, handler in handlers.items():
             signal.signal(number, handler)
         begun = time.time()
-        run, first = _opened(sweep, trial, allocation)
         say(f"trial {trial.number}: {run.run_id}")
         try:
             with watched(sweep, trial):
@@ -209,6 +213,31 @@ def work(sweep: SweepDir, allocation: Allocation, bases: tuple[str, ...] = ()) -
         pace.longest = max(pace.longest, time.time() - begun)
     say("no time for another trial")
     return "empty"
+
+
+def _take(
+    sweep: SweepDir,
+    worker: Worker,
+    allocation: Allocation,
+    restarted: bool,
+    bases: tuple[str, ...],
+) -> tuple[Trial, RunDir, int] | None:
+    """Take a trial and open its run; return both and the first attempt, None if none is left.
+
+    One that somebody else begins in the same moment is given back, and the next one's turn comes.
+
+    Raises:
+        NodeFailed: the run cannot be opened.
+        UsageError, OSError: as `next_trial`.
+    """
+    while (trial := next_trial(sweep, worker, restarted, bases)) is not None:
+        try:
+            return trial, *_opened(sweep, trial, allocation)
+        except Begun as error:
+            say(f"trial {trial.number} is left out: {error}")
+            give_back(sweep, trial.number, worker)
+        restarted = False
+    return None
 
 
 def next_trial(
@@ -236,22 +265,23 @@ def next_trial(
             mine = trial.number in claims and worker.holds(claims[trial.number])
             if mine and not ended(sweep.run(trial)):
                 return trial
-    taken = claimed(sweep)
+    taken, past = claimed(sweep), read_past(sweep)
+
+    def is_ours(trial: Trial) -> bool:
+        return _free(sweep, trial, worker, past) and claim(sweep, trial, worker)
+
     for trial in trials:
-        if trial.number not in taken and _free(sweep.run(trial)) and claim(sweep, trial, worker):
+        if trial.number not in taken and is_ours(trial):
             return trial
     while is_search(sweep) and (trial := ask(sweep)) is not None:
-        if claim(sweep, trial, worker):
+        if is_ours(trial):
             return trial
     if is_search(sweep):
         trials = read_trials(sweep)  # also those that others asked for
     trial = _abandoned(sweep, trials, read_claims(sweep), worker)
     if trial is not None or not is_search(sweep):
         return trial
-    for trial in last_runs(sweep):
-        if _free(sweep.run(trial)) and claim(sweep, trial, worker):
-            return trial
-    return None
+    return next((trial for trial in last_runs(sweep) if is_ours(trial)), None)
 
 
 def ended(run: RunDir) -> bool:
@@ -263,9 +293,9 @@ def ended(run: RunDir) -> bool:
     return isinstance(verdict, dict) and verdict.get("action") == "stop"
 
 
-def _free(run: RunDir) -> bool:
-    """Return whether a run is not done already, for another sweep or by itself."""
-    return read_json(run.results) is None
+def _free(sweep: SweepDir, trial: Trial, worker: Worker, past: Past) -> bool:
+    """Return whether a run is neither done nor begun already, for another sweep or by itself."""
+    return read_json(sweep.run(trial).results) is None and past.free(sweep, trial, worker.job)
 
 
 def _abandoned(
@@ -282,10 +312,15 @@ def _abandoned(
     alive = _alive(jobs_of(claims[n] for n in open_claims), worker.slurm)
     if alive is None:
         return None
+    past = read_past(sweep)
     for number, trial in open_claims.items():
         held = claims[number]
         if held.get("job") in alive or len(lost_claims(sweep, number)) >= MOST_LOST:
             continue
+        if not worker.slurm and held.get("host") not in (None, socket.gethostname()):
+            continue  # its processes are not to be seen from here
+        if not past.free(sweep, trial, worker.job, str(held.get("job"))):
+            continue  # another sweep went on with it
         if take_over(sweep, number, held) and claim(sweep, trial, worker):
             say(f"trial {number}: its worker {held.get('job')} is gone")
             return trial

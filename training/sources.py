@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 UNLABELLED = -1
 """The class of a row without a label, on the hub and here."""
 
+BREAKS = re.compile(r"[\t\n\r]")
+"""What a class's name must not hold: predictions are a table of tabs and lines, which other tools
+read too."""
+
+_SHOWN = 80
+"""Characters of a label that an error shows."""
+
 _MANY = 1000
 """More classes than this, and more than half as many as rows, is no column of classes."""
 
@@ -175,10 +182,29 @@ def check_source(task: TaskConfig) -> SourceInfo:
         )
         if not rows[split]:
             raise UsageError(f"task {task.name}: split {split} has no rows ({files[split][0]})")
-    declared = names_by_column.get(task.label or "") or _stored_names(
-        task, [files[split][0] for split in splits]
-    )
+    declared = _declared(task, names_by_column, [files[split][0] for split in splits])
     return _conclude(task, splits, columns, labels, rows, declared)
+
+
+def declared_names(task: TaskConfig, split: str) -> tuple[str, ...] | None:
+    """Return the class names that the data of a split tells apart from its rows; None without.
+
+    A README of the hub or the schema of a parquet file does; what rows happen to hold may lack a
+    class.
+
+    Raises:
+        UsageError: the files are not there or cannot be read.
+    """
+    if task.generated:
+        return demo.LABEL_NAMES
+    files, names_by_column = _locate(task)
+    return _declared(task, names_by_column, files.get(split, [])[:1])
+
+
+def _declared(
+    task: TaskConfig, names_by_column: Mapping[str, tuple[str, ...]], paths: list[Path]
+) -> tuple[str, ...] | None:
+    return names_by_column.get(task.label or "") or _stored_names(task, paths)
 
 
 def _check_demo(task: TaskConfig) -> SourceInfo:
@@ -216,7 +242,12 @@ def _conclude(
         _check_numbers(task, splits, labels)
     elif task.label is not None:
         names, values = _name_classes(task, labels, declared)
+        for name in names:
+            given = name in task.labels
+            _check_writable(task, name, "--labels" if given else "a name that the data declares")
         _check_classes(task, splits, labels, names, values)
+        if task.train is not None:
+            _check_metrics(task, names)
     labelled = [s for s, column in labels.items() if column is not None and not column.missing]
     counts: list[int] = []
     if task.train is not None:
@@ -341,6 +372,8 @@ def _read_labels(
             values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)  # type: ignore[attr-defined]
         counted = pc.value_counts(values).to_pylist()  # type: ignore[attr-defined]
         counts = {c["values"]: c["counts"] for c in counted if c["values"] not in (None, "")}
+        for value in counts if kind == "text" and task.problem == "classification" else ():
+            _check_writable(task, value, f"column '{task.label}' of {path}")
         parts.append(
             _Labels(kind if counts else "none", counts, len(values) - sum(counts.values()))
         )
@@ -469,6 +502,31 @@ def _name_classes(
         f"task {task.name}: --labels names {len(task.labels)} classes, column '{task.label}' has "
         f"{len(found)}: {', '.join(found[:20])}"
     )
+
+
+def _check_writable(task: TaskConfig, name: str, where: str) -> None:
+    """Raise `UsageError` if a class's name would break the lines of a table of predictions."""
+    if BREAKS.search(name):
+        raise UsageError(
+            f"task {task.name}: label {_cut(repr(name))} ({where}) has a tab or a line break in "
+            "it, which no table of predictions can hold: give the class another name"
+        )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def _check_metrics(task: TaskConfig, names: Sequence[str]) -> None:
+    """Raise `UsageError` for a metric that is not defined for so many classes."""
+    if "f1" in task.metric_names and len(names) > 2:
+        others = dict.fromkeys("macro_f1" if m == "f1" else m for m in task.metric_names)
+        primary = " --set task.primary=macro_f1" if task.primary == "f1" else ""
+        raise UsageError(
+            f"task {task.name}: the metric f1 is of two classes, the data has {len(names)} "
+            f"({_cut(', '.join(names))}): use macro_f1 or weighted_f1, such as "
+            f"--set task.metrics={','.join(others)}{primary}"
+        )
 
 
 def _check_given(task: TaskConfig, found: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .facts import Digests, Facts
+from .facts import PLAIN, Facts, same_commit
 from .ranking import QUIET, rule_of, sort_key, version_rank
 
 SHOWN = 60
@@ -14,6 +14,8 @@ SHOWN = 60
 
 _ROWS_BY_NAME = ("task.name", "task.hub", "task.revision", "task.subset", "task.generated")
 _WEIGHTS_BY_NAME = ("model.name", "model.hub", "model.revision", "model.package")
+_BY_PLACE = {"task.path": "data folder", "task.files": "data files", "model.path": "model folder"}
+"""What rows and weights go by where neither content nor name tells them apart, for people."""
 _OPTIMIZERS = {
     "optim.beta1": ("adamw", "adam", "lamb"),
     "optim.beta2": ("adamw", "adam", "lamb"),
@@ -139,8 +141,8 @@ def _rows(a: Facts, b: Facts) -> Iterator[Difference]:
             group="place" if tokens else "rows",
             key="data",
             name="data files",
-            a=ours or f"{len(a.data.files)} files",
-            b=theirs or f"{len(b.data.files)} files",
+            a=ours or f"{len(a.data)} files",
+            b=theirs or f"{len(b.data)} files",
             why=why,
             matters=not tokens,
         )
@@ -166,10 +168,10 @@ def _same_rows(a: Facts, b: Facts) -> bool | None:
 
     Prepared arrays tell more than files, in which other splits may have changed too.
     """
-    shared = a.tokens.keys() & b.tokens.keys()
-    if shared:
-        return all(a.tokens[s].same(b.tokens[s]) for s in shared)
-    return a.data.same(b.data)
+    known = [a.tokens[s].same(b.tokens[s]) for s in a.tokens.keys() & b.tokens.keys()]
+    if not known:
+        return a.data.same(b.data)
+    return None if None in known and False not in known else all(known)
 
 
 def _weights(a: Facts, b: Facts) -> Iterator[Difference]:
@@ -184,11 +186,7 @@ def _weights(a: Facts, b: Facts) -> Iterator[Difference]:
         ),
     ):
         if ours.same(theirs) is False:
-            yield Difference("weights", key, name, _brief(ours), _brief(theirs), why, True)
-
-
-def _brief(digests: Digests) -> list[str]:
-    return [f"{name} {digest[:8]}" for name, digest in sorted(digests.files.items())]
+            yield Difference("weights", key, name, ours.brief(), theirs.brief(), why, True)
 
 
 def _labels(a: Facts, b: Facts) -> Iterator[Difference]:
@@ -209,7 +207,7 @@ def _labels(a: Facts, b: Facts) -> Iterator[Difference]:
         why = "a model that names its classes in another order than the data scores wrong by name"
         yield Difference("labels", "model_labels", "labels of model/", left, right, why, True)
     left, right = _head(a), _head(b)
-    if left != right:
+    if left and right and left != right:
         yield Difference(
             "labels",
             "head",
@@ -227,7 +225,8 @@ def _mixed(facts: Facts) -> bool:
 
 
 def _head(facts: Facts) -> str:
-    if not facts.head:
+    """Return how a head stood to the data's labels, in words; empty where nothing is known."""
+    if facts.head == PLAIN:
         return "new, or in the data's order"
     if facts.head == "reordered":
         return "put into the data's order" if facts.head_handled else "left in another order"
@@ -246,8 +245,20 @@ def _configured(a: Facts, b: Facts) -> Iterator[Difference]:
             yield _told(key, *("glueline" if v == "none" else v for v in (left, right)))
         elif weights and key in _WEIGHTS_BY_NAME:
             yield _told(key, left, right, "the weights are the same", group="place", matters=False)
+        elif key in _BY_PLACE and _only_sizes(a, b, key) and not same_commit(left, right):
+            group = "rows" if key.startswith("task.") else "weights"
+            why = "of files this large only the sizes are known, and these are the same"
+            name = _BY_PLACE[key]
+            yield _told(key, left, right, why, group=group, name=name, matters=True)
         else:
             yield _told(key, left, right)
+
+
+def _only_sizes(a: Facts, b: Facts, key: str) -> bool:
+    """Return whether of what lies at two places nothing but equal sizes is known."""
+    if key == "model.path":
+        return bool(a.weights.unread) and a.weights.same(b.weights) is None
+    return bool(a.data.unread) and _same_rows(a, b) is None
 
 
 def _in_force(a: Facts, b: Facts) -> Iterator[Difference]:

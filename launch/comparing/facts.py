@@ -5,23 +5,35 @@ A file that is missing or damaged is named in `notes`, and what it would have sa
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from launch.manifest import HASH_LIMIT
 from launch.reporting.records import mapping, whole
-from training.config import RunConfig, UsageError
+from training.config import ModelConfig, RunConfig, UsageError
 from training.label_order import look_at_head
 from training.predictions import predicted_classes
-from training.rundir import RunDir, read_json, read_metrics, run_state, snapshot
+from training.rundir import (
+    CACHE_FOLDER,
+    RunDir,
+    read_json,
+    read_metrics,
+    run_state,
+    snapshot,
+)
 from training.scaling import scaled
 from training.schedule import warmup_steps
+from training.sources import model_folder
 
 COUNTED = ("out_of_memory", "interrupted", "checkpoint_damaged")
 """Events of the log that are counted."""
 
 WEIGHTS = (".safetensors", ".bin")
+PLAIN = "plain"
+"""Of heads: drawn anew, or with its labels in the data's order."""
 HEAD_EVENT = "pretrained_head"
 """Logged at the start of a run whose model came with a head for other labels."""
 
@@ -31,21 +43,40 @@ class Digests:
     """The files of one kind by what they hold, not by where they lie."""
 
     files: Mapping[str, str]
-    """Name of the file to its SHA-256; to its size where it was too large to be read."""
+    """Name of a file that was read to its SHA-256."""
+    unread: Mapping[str, int | None] = field(default_factory=dict)
+    """Name of a file that was too large to be read to its bytes; None: not known either."""
 
     def __bool__(self) -> bool:
-        return bool(self.files)
+        return bool(self.files or self.unread)
+
+    def __len__(self) -> int:
+        return len(self.files) + len(self.unread)
 
     def same(self, other: Digests) -> bool | None:
-        """Return whether both hold the same; None where one of them is not known."""
-        if not self.files or not other.files:
+        """Return whether both hold the same; None where that is not known.
+
+        Files of which only the size is known differ where that does, and where it is the same
+        nothing is known.
+        """
+        if not self or not other:
             return None
-        return sorted(self.files.values()) == sorted(other.files.values())
+        if sorted(self.files.values()) != sorted(other.files.values()):
+            return False
+        if Counter(self.unread.values()) != Counter(other.unread.values()):
+            return None if None in (*self.unread.values(), *other.unread.values()) else False
+        return None if self.unread else True
 
     def unlike(self, other: Digests) -> list[str]:
         """Return the names of the files here that the other has nothing like."""
-        known = set(other.files.values())
-        return sorted(name for name, digest in self.files.items() if digest not in known)
+        digests, sizes = set(other.files.values()), set(other.unread.values())
+        found = [name for name, digest in self.files.items() if digest not in digests]
+        return sorted([*found, *(name for name, size in self.unread.items() if size not in sizes)])
+
+    def brief(self) -> list[str]:
+        """Return for each file its name, and how its digest begins or its size."""
+        read = [f"{name} {digest[:8]}" for name, digest in self.files.items()]
+        return sorted([*read, *(f"{name} {size} bytes" for name, size in self.unread.items())])
 
 
 NONE = Digests({})
@@ -76,7 +107,8 @@ class Facts:
     """As prepared; where that is gone, as the predictions name their columns."""
     model_labels: tuple[str, ...] = ()
     head: str = ""
-    """How the pretrained model's own head stood to the data's labels; empty if nothing is known."""
+    """How the pretrained model's own head stood to the data's labels: `label_order.Head.kind`, or
+    `plain` where there was nothing to say; empty if nothing is known."""
     head_handled: bool = False
     """The run's log says that this was seen."""
     history: Mapping[str, int] = field(default_factory=dict)
@@ -128,6 +160,30 @@ def read_facts(run: RunDir) -> Facts:
         hardware=_hardware(plan, results, seen),
         notes=tuple(f"{run.run_id}: {note}" for note in notes),
     )
+
+
+def same_commit(left: Any, right: Any) -> bool:
+    """Return whether two folders hold the same commit of the hub, as the cache names them."""
+    paths = [Path(str(side)) for side in (left, right)]
+    return all(CACHE_FOLDER in p.parts for p in paths) and paths[0].name == paths[1].name
+
+
+def unread_notes(a: Facts, b: Facts) -> list[str]:
+    """Return what two runs' files do not tell because they were too large to be read."""
+    found = []
+    for what, key, ours, theirs in (
+        ("data", "task.path", a.data, b.data),
+        ("weights", "model.path", a.weights, b.weights),
+    ):
+        if same_commit(a.config.get(key), b.config.get(key)):
+            continue
+        if ours.unread and theirs.unread and ours.same(theirs) is None:
+            names = ", ".join(sorted(ours.unread))
+            found.append(
+                f"{what}: whether {names} holds the same in both is not known: of files above "
+                f"{HASH_LIMIT >> 30} GiB only the size is compared"
+            )
+    return found
 
 
 def label_warnings(facts: Facts) -> list[str]:
@@ -218,6 +274,7 @@ def _of_weights(path: Path) -> bool:
 
 def _digests(listed: Any, wanted: Callable[[Path], bool] | None = None) -> Digests:
     found: dict[str, str] = {}
+    unread: dict[str, int | None] = {}
     for entry in listed if isinstance(listed, list) else ():
         if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
             continue
@@ -225,10 +282,13 @@ def _digests(listed: Any, wanted: Callable[[Path], bool] | None = None) -> Diges
         if wanted is not None and not wanted(path):
             continue
         name, count = path.name, 2
-        while name in found:  # the same name in two folders
+        while name in found or name in unread:  # the same name in two folders
             name, count = f"{path.name} ({count})", count + 1
-        found[name] = str(entry.get("sha256") or f"{entry.get('bytes')} bytes")
-    return Digests(found)
+        if digest := entry.get("sha256"):
+            found[name] = str(digest)
+        else:
+            unread[name] = whole(entry.get("bytes"))
+    return Digests(found, unread)
 
 
 def _tokens(run: RunDir) -> tuple[dict[str, Digests], tuple[str, ...]]:
@@ -262,17 +322,32 @@ def _model_labels(run: RunDir) -> tuple[str, ...]:
 
 
 def _head(run: RunDir, config: RunConfig | None, wanted: tuple[str, ...]) -> dict[str, Any]:
-    """Return how the pretrained head stood to the data's labels, where the model is still there."""
+    """Return how the pretrained head stood to the data's labels, where anything tells it.
+
+    The log of a run does, if there was anything to say; else its model, while that is there.
+    """
     logged = [e for e in read_metrics(run.metrics) if e.get("event") == HEAD_EVENT]
     if logged:
         return {"head": str(logged[-1].get("labels") or ""), "head_handled": True}
-    if config is None or config.task.problem == "regression":
+    if config is None:
         return {}
+    model = config.model
+    from_sizes = model.architecture and not (model.path or model.package)
+    if config.task.problem == "regression" or from_sizes or not model.pretrained:
+        return {"head": PLAIN}
+    if not wanted or not _has_model(model):
+        return {}
+    head = look_at_head(model, wanted)
+    return {"head": head.kind if head else PLAIN}
+
+
+def _has_model(model: ModelConfig) -> bool:
+    """Return whether a run's model is still there to be looked at."""
     try:
-        head = look_at_head(config.model, wanted)
-    except UsageError:  # the weights are gone: nothing is known
-        return {}
-    return {"head": head.kind} if head else {}
+        folder = model_folder(model)
+    except UsageError:
+        return False
+    return folder is not None and isinstance(read_json(folder / "config.json"), dict)
 
 
 def _history(run: RunDir, attempts: list[int]) -> dict[str, int]:

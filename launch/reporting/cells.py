@@ -188,19 +188,36 @@ def default_target(cells: Iterable[Cell], metric: str) -> float | None:
 
 
 def make_cells(trials: Sequence[Trial], baseline: float | None, target: float | None) -> list[Cell]:
-    """Return the cells of trials of one task, in the order of batch and axes."""
+    """Return the cells of trials of one task, in the order of batch and axes.
+
+    Where a search's best values were run again with seeds of their own, these runs alone make the
+    mean: the search's trial was chosen for its score, and one of the seeds may be its own.
+    """
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
         rest = {n: v for n, v in trial.axes.items() if axis_key(n) != SEED}
         groups.setdefault(json.dumps(rest, sort_keys=True), []).append(trial)
-    cells = [_cell(group, baseline, target) for group in groups.values()]
+    cells = [_cell(_last_runs(group), baseline, target) for group in groups.values()]
     return sorted(cells, key=lambda c: (c.batch is None, c.batch or 0))
+
+
+def _last_runs(trials: list[Trial]) -> list[Trial]:
+    """Return a search's runs with seeds of their own, once one has ended; else all trials.
+
+    A grid has a seed in all of its trials, or in none.
+    """
+    seeded = [t for t in trials if any(axis_key(name) == SEED for name in t.axes)]
+    return seeded if any(_ended(t.record) for t in seeded) else trials
+
+
+def _ended(record: Record) -> bool:
+    return record.state == "finished" or record.diverged
 
 
 def _cell(trials: list[Trial], baseline: float | None, target: float | None) -> Cell:
     records = [t.record for t in trials]
     done = [r for r in records if r.state == "finished"]
-    ended = [r for r in records if r.state == "finished" or r.diverged]
+    ended = [r for r in records if _ended(r)]
     higher = higher_is_better(next((r.metric for r in done), ""))
     fallen = sum(collapsed(r, baseline) for r in ended)
     met = [m for r in done if target is not None and (m := reach(r.evaluations, target, higher))]

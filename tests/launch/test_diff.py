@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from launch import diff
+from launch.comparing.facts import read_facts
 from launch.main import run_command
 from tests.launch.commandline import assert_refused, glueline
 from tests.launch.reporting import folders
@@ -112,6 +114,53 @@ def test_altered_results_and_other_rows_are_said(runs, capsys):
     file.write_text(file.read_text().replace("0\tbird", "0\tfish", 1))
     _, said = asked(runs, capsys, "base", "seed")
     assert "not paired: other rows: the label of row 0 is bird in A and fish in B" in said
+
+
+def test_weights_that_are_gone_are_not_to_blame(runs, capsys, tmp_path):
+    """What a head was like is not known then, and the learning rate is."""
+    model = tmp_path / "pretrained"
+    model.mkdir()
+    names = {str(i): name for i, name in enumerate(reversed(folders.LABELS))}
+    described = {"architectures": ["BertForSequenceClassification"], "id2label": names}
+    (model / "config.json").write_text(json.dumps(described))
+    for name, place in (("base", model), ("hot", tmp_path / "gone")):
+        path = runs / name / "config.yaml"
+        path.write_text(
+            path.read_text().replace("  path: null\n  arch", f"  path: {place}\n  arch")
+        )
+    assert read_facts(RunDir(runs / "base")).head == "reordered"
+    assert read_facts(RunDir(runs / "hot")).head == ""
+    for pair in (("base", "hot"), ("hot", "base")):
+        _, said = asked(runs, capsys, *pair)
+        assert "most likely: learning rate" in said.splitlines()[0], said
+        assert "head of the pretrained model" not in said
+
+
+def test_weights_too_large_to_be_read_are_not_called_the_same(runs, capsys):
+    """Two checkpoints of one shape have one size."""
+    for name in ("base", "seed"):
+        run = RunDir(runs / name)
+        manifest = read_json(run.manifest)
+        assert isinstance(manifest, dict)
+        weights = {"path": f"/m/{name}/model.safetensors", "bytes": 3 << 30, "sha256": None}
+        write_json(run.manifest, manifest | {"weights": [weights]})
+    path = runs / "seed" / "config.yaml"
+    text = (runs / "base" / "config.yaml").read_text()
+    path.write_text(text)
+    _, said = asked(runs, capsys, "base", "seed")
+    told = "; nothing differs that should matter, as far as their files tell"
+    assert said.splitlines()[0].endswith(told)
+    assert "note: weights: whether model.safetensors holds the same in both is not known" in said
+    path.write_text(text.replace("  path: null\n  arch", "  path: /m/seed\n  arch"))
+    first = runs / "base" / "config.yaml"
+    first.write_text(text.replace("  path: null\n  arch", "  path: /m/base\n  arch"))
+    _, said = asked(runs, capsys, "base", "seed")
+    assert said.splitlines()[0].endswith("; most likely: model folder /m/base → /m/seed")
+    first.write_text(text)
+    path.write_text(re.sub(r"(model:\n  name: )\S+", r"\1other", text))
+    _, said = asked(runs, capsys, "base", "seed")
+    assert said.splitlines()[0].endswith("→ other"), said
+    assert "the weights are the same" not in said
 
 
 def test_a_label_order_that_is_wrong_in_both_is_said(runs, capsys, tmp_path):

@@ -75,6 +75,15 @@ def test_no_label_is_guessed(file, predicted, held, words):
     assert all(word in str(refused.value) for word in words), refused.value
 
 
+def test_names_that_were_seen_need_not_be_all():
+    classes = ("not_entailment", "entailment")
+    found = {name: name for name in classes}
+    assert server_labels(BY_NAME["RTE.tsv"], classes, None, ("entailment",)) == found
+    assert server_labels(BY_NAME["RTE.tsv"], classes, None, ()) == found
+    with pytest.raises(UsageError, match="the labels of the data are yes: it was trained on other"):
+        server_labels(BY_NAME["RTE.tsv"], classes, None, ("yes",))
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(2.0, "2.000"), (-0.3, "0.000"), (-0.0, "0.000"), (5.2, "5.000"), (4.99951, "5.000")],

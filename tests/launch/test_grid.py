@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 import pytest
@@ -60,6 +61,8 @@ def test_an_axis_is_a_flag_or_a_key() -> None:
         ({"grid": [1]}, "grid: expected keys and values"),
         ({"points": [1]}, "points: expected a list of mappings"),
         ({"task": "mnli"}, "nothing to vary"),
+        ({"seeds": 2, "name": 2024}, "name: expected text, got 2024: write it in quotes"),
+        ({"seeds": 2, "name": date(2024, 5, 1)}, "name: expected text, got 2024-05-01"),
     ],
 )
 def test_what_contradicts_itself_is_refused(values: dict[str, Any], match: str) -> None:

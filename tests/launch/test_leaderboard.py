@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import shlex
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from launch import glue_runs
 from launch.glue_files import BY_NAME, FILES, TASKS
-from launch.glue_runs import Candidate
+from launch.glue_runs import Candidate, own_rows, rows_below
+from launch.glue_zip import names_of, pack, read_text
 from launch.leaderboard import CannotMake, leaderboard, make_one
 from launch.main import run_command
 from tests.training.test_train import make_run as make_real
 from tests.training.test_train import train
-from training.config import load_config
+from training.config import UsageError, load_config
 from training.predictions import Predictions, predictions_file
 from training.rundir import RunDir, write_json
 
@@ -198,6 +200,69 @@ def test_labels_of_the_run(ask, tmp_path):
     refused(ask("others --partial --unofficial"), "nothing says which is which")
 
 
+def own_files(run: RunDir, train: list, test: list, **more) -> None:
+    """Make a run one of own CSV files, with these labels in the train and the test file."""
+    files = {}
+    for split, labels in (("train", train), ("test", test)):
+        path = run.path.with_name(f"{run.run_id}-{split}.csv")
+        lines = [f"a text {i},another,{label}" for i, label in enumerate(labels)]
+        path.write_text("\n".join(["sentence1,sentence2,label", *lines]) + "\n")
+        files[split] = (str(path),)
+    config = load_config(run.config)
+    own = {"hub": None, "folder": None, "subset": None, "path": None, "text": TWO, "files": files}
+    task = replace(config.task, **{**own, "validation": (), "holdout": 0.25, **more})  # type: ignore[arg-type]
+    run.config.write_text(replace(config, task=task).dump())
+
+
+TWO = ("sentence1", "sentence2")
+NAMES = ["entailment", "not_entailment"]
+
+
+@pytest.mark.parametrize("test", [["entailment"] * 4, ["-1"] * 4, [""] * 4, NAMES * 2])
+def test_a_test_file_whose_labels_only_stand_there(ask, tmp_path, test):
+    run = make_run(tmp_path / "runs", "one", "rte", rows=4)
+    own_files(run, NAMES * 4, test)
+    answer = ask("one --partial --unofficial")
+    assert answer.status == 0, answer.err
+    lines = texts(tmp_path / "submission.zip")["RTE.tsv"].splitlines()
+    assert [line.split("\t")[1] for line in lines[1:]] == NAMES * 2
+
+
+@pytest.mark.parametrize("test", [[0] * 4, [1] * 4, [-1] * 4])
+def test_numbers_of_a_test_file_that_only_stand_there(ask, tmp_path, test):
+    """With names from --labels the training rows say which number is whose."""
+    run = make_run(tmp_path / "runs", "one", "cola", rows=4, classes=("good", "bad"))
+    own_files(run, [0, 1] * 4, test, text=("sentence1",), labels=("good", "bad"))
+    assert ask("one --partial --unofficial").status == 0
+    lines = texts(tmp_path / "submission.zip")["CoLA.tsv"].splitlines()
+    assert lines[1:] == ["0\t0", "1\t1", "2\t0", "3\t1"]
+    # 1 and 2 are not the server's, though a test file of nothing but 1 looks as if they were.
+    own_files(run, [1, 2] * 4, [1] * 4, text=("sentence1",), labels=("good", "bad"))
+    refused(ask("one --partial --unofficial"), "nothing says which is which")
+
+
+def test_a_folder_that_holds_nothing_but_a_test_split(ask, tmp_path):
+    folder = tmp_path / "data" / "glue" / "rte"
+    folder.mkdir(parents=True)
+    make_run(tmp_path / "runs", "one", "rte", rows=3)
+    line = "one --partial --unofficial --force --data data"
+    for labels, status in (
+        (["entailment"] * 3, 0),
+        ([0] * 3, 0),
+        ([0.0] * 3, 0),
+        ([-1] * 3, 0),
+        (["yes"] * 3, 2),
+        ([*NAMES, "maybe"], 2),
+    ):
+        rows = [f"a,b,{label},{i}" for i, label in enumerate(labels)]
+        text = "\n".join(["sentence1,sentence2,label,idx", *rows]) + "\n"
+        (folder / "test.csv").write_text(text)
+        answer = ask(line)
+        assert answer.status == status, (labels, answer.err)
+        if status:
+            refused(answer, "trained on other labels")
+
+
 def test_damaged_predictions(ask, tmp_path):
     run = make_run(tmp_path / "runs", "one", "cola")
     file = predictions_file(run, "test")
@@ -280,6 +345,25 @@ def test_check_what_is_no_zip(ask, tmp_path):
     assert answer.status == 1 and "CoLA.tsv: cannot be read from the zip" in answer.out
 
 
+def test_check_a_zip_with_any_damaged_byte(ask, tmp_path):
+    """The version that it takes, a name that is no UTF-8, a compression that nobody knows."""
+    whole = pack({"CoLA.tsv": "index\tprediction\n0\t1\n", "été.tsv": "x"})
+    place, path = whole.index(b"PK\x01\x02"), tmp_path / "a.zip"
+    path.write_bytes(whole[: place + 6] + b"\xff" + whole[place + 7 :])
+    refused(ask("--check a.zip"), "a.zip is no whole zip: zip file version 25.5")
+    path.write_bytes(whole.replace("été".encode(), b"\xff" * 5))
+    refused(ask("--check a.zip"), "a.zip is no whole zip", "can't decode")
+    # The part before is data, in which a byte may be anything.
+    for at in range(place, len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        try:
+            names = names_of(path)
+        except UsageError as error:
+            assert "\n" not in str(error) and "a.zip" in str(error)
+            continue
+        assert all("\n" not in read_text(path, name)[1] for name in names)
+
+
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
     """A run of mnli whose model numbers its classes in another order than the data."""
@@ -321,6 +405,63 @@ def test_ax_is_what_the_model_predicts(ask, tmp_path, real):
         kept.rename(predictions_file(run, "test_matched"))
     assert texts(tmp_path / "b.zip") == before
     assert ask(f"--check a.zip --partial --unofficial --data {data}").status == 0
+
+
+class Echo:
+    """Takes the place of a model: the label is whether the inputs were turned round."""
+
+    regression, names = False, ["entailment", "neutral", "contradiction"]
+
+    def __init__(self, *_):
+        self.texts: list[tuple[str, ...]] = []
+
+    def predict(self, texts):
+        self.texts += texts
+        turned = [text[0].endswith(" 1") for text in texts]
+        return [SimpleNamespace(label=self.names[t], value=1.0) for t in turned]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_ax_is_read_as_the_run_reads_its_rows(ask, tmp_path, monkeypatch, turned):
+    """Also where the columns of the rows are in another order, or have other names."""
+    monkeypatch.setattr("training.predict.Predictor", Echo)
+    data = write_data(tmp_path / "data", {"mnli": {"test_matched": 3}, "ax": {"test": 3}})
+    run = make_run(tmp_path / "runs", "one", "mnli", rows=3, data=data)
+    (run.path / "model").mkdir()
+    predictions_file(run, "test_matched").unlink()
+    config = load_config(run.config)
+    columns = ("hypothesis", "premise") if turned else ("premise", "hypothesis")
+    config = replace(config, task=replace(config.task, text=columns))
+    run.config.write_text(config.dump())
+    for more in ("", f" --data {data}"):
+        assert ask(f"one --partial --unofficial --force{more}").status == 0
+        made = texts(tmp_path / "submission.zip")
+        for name in ("AX.tsv", "MNLI-m.tsv"):
+            assert [line.split("\t")[1] for line in made[name].split("\n")[1:4]] == (
+                [Echo.names[turned]] * 3
+            )
+    taken = Candidate(run, config, "mnli", "accuracy", "validation_matched", 0.5)
+    for name in ("AX.tsv", "MNLI-m.tsv"):
+        for folder in (data, None):
+            rows = (
+                rows_below(BY_NAME[name], folder, columns)
+                if folder
+                else own_rows(BY_NAME[name], taken)
+            )
+            assert rows is not None and rows.task.text == columns
+            found = glue_runs.predict(BY_NAME[name], taken, rows)
+            assert set(found.answers) == {Echo.names[turned]}
+    # Columns that the rows do not have.
+    other = replace(config, task=replace(config.task, text=("premise", "claim")))
+    taken = replace(taken, config=other)
+    rows = rows_below(BY_NAME["AX.tsv"], data, other.task.text)
+    assert rows is not None and rows.count == 3
+    with pytest.raises(UsageError) as error:
+        glue_runs.predict(BY_NAME["AX.tsv"], taken, rows)
+    assert str(error.value) == (
+        f"AX.tsv: run one reads the text columns premise, claim, and ax test in {data} has "
+        "premise, hypothesis, label, idx"
+    )
 
 
 def test_ax_lies_beside_the_rows_of_the_run(ask, tmp_path, real):

@@ -13,6 +13,7 @@ from launch.card_facts import command, read_facts, score_intervals
 from launch.model_card import (
     GLUE_ROWS,
     is_ours,
+    known_places,
     model_card,
     other_rows,
     seal,
@@ -177,6 +178,104 @@ def test_a_changed_card_is_told_from_ours(facts):
 )
 def test_paths_become_names(text, public):
     assert without_paths(text) == (text if public is None else public)
+
+
+@pytest.mark.parametrize(
+    ("text", "public"),
+    [
+        ("of /home/jane doe/x.csv.", "of x.csv."),
+        ("/home/jane doe/a (new)/data/glue", "glue"),
+        ("(/home/jane doe/a (new)/data/glue/rte/train.parquet)", "(train.parquet)"),
+        ("/home/jane doe/a (new) and more", "a (new) and more"),
+        ("see '/home/jane doe'.", "see 'jane doe'."),
+        ("/home/jane doe/a (newer)/b", "a (newer)/b"),
+        ("/data, /datasets and https://a.org/data", None),
+    ],
+)
+def test_known_paths_become_names_whatever_is_in_them(run, text, public):
+    config = load_config(run.config)
+    files = {"train": ("/home/jane doe/x.csv", "/data/y.csv")}
+    path = "/home/jane doe/a (new)/data/glue"
+    config = replace(config, task=replace(config.task, path=path, files=files))
+    assert without_paths(text, known_places(config)) == (text if public is None else public)
+
+
+def test_a_folder_above_the_data_that_is_called_like_the_subset(tmp_path):
+    """Neither there nor in the name of a file does it begin what is told."""
+    root = "/home/jane/rte/secret-project/data/glue"
+    run = make_run(tmp_path / "runs", **{"task.path": root})
+    for path, name in (
+        (f"{root}/rte/train-0.parquet", "rte/train-0.parquet"),
+        (f"{root}/rte/more/rte/train-0.parquet", "rte/train-0.parquet"),
+        (f"{root}/train/rte", "rte"),
+        (f"{root}/README.md", "README.md"),
+        ("/home/rte/secret-project/train-0.parquet", "train-0.parquet"),
+    ):
+        manifest = {"data": [{"path": path, "bytes": 4, "sha256": "a" * 64}]}
+        write_json(run.manifest, manifest)
+        facts = read_facts(run)
+        assert facts.data == [(name, 4, "a" * 64)]
+        text = model_card(facts)
+        assert "secret-project" not in text and "jane" not in text
+
+
+def test_the_line_of_own_files_in_a_folder_with_spaces(tmp_path):
+    config = load_config(make_run(tmp_path / "runs").config)
+    folder = "/home/jane doe/top (secret)"
+    files = {"train": (f"{folder}/a b.csv", f"{folder}/c.csv")}
+    own = {"name": "mine", "hub": None, "folder": None, "subset": None, "path": None}
+    line = command(
+        replace(config, task=replace(config.task, **own, files=files)),  # type: ignore[arg-type]
+        tmp_path,
+    )
+    assert line is not None and "'task.files.train=a b.csv,c.csv'" in line
+    assert "jane" not in line and "secret" not in line
+
+
+def test_an_error_is_told_as_one(facts):
+    task = replace(facts.config.task, problem="regression", metrics=("mse",))
+    train = replace(facts.config.train, select="best")
+    config = replace(facts.config, task=task, train=train)
+    scores = {"metrics": {"validation": {"mse": 0.31}}, "primary_metric": "mse"}
+    results = {**facts.results, **scores, "primary_value": 0.31}
+    text = model_card(replace(facts, config=config, results=results, labels=(), intervals={}))
+    assert "chosen by Mean squared error on validation (step 40), so this score is on the low" in (
+        text
+    )
+    assert "Fractions" not in text and "\nErrors (lower is better) of the weights" in text
+    results["metrics"] = {"validation": {"pearson": 0.9, "mse": 0.31}}
+    results["primary_metric"] = "pearson"
+    text = model_card(replace(facts, config=config, results=results, labels=(), intervals={}))
+    assert "so this score is on the high side" in text
+    assert "Fractions, but for the mean squared error (lower is better), of the weights" in text
+    assert "\nFractions, of the weights in this repository." in model_card(facts)
+
+
+def test_labels_are_told_as_they_are(facts):
+    task = replace(facts.config.task, text=("/my/first column", "b"))
+    config = replace(facts.config, task=task)
+    labels = ("/r/politics", "/home/jane/x", "a\nb")
+    text = model_card(replace(facts, labels=labels, config=config))
+    assert "Labels: /r/politics, /home/jane/x, a\\nb.\n" in text
+    assert "Input: /my/first column and b," in text
+
+
+def test_other_rows_are_not_what_the_task_says_of_its_own(facts):
+    """Files that took the place of a task's rows, or were set beside them."""
+    files = {"train": ("/home/me/mine.csv",)}
+    assert "fine-tuned on rte (textual entailment)." in model_card(facts)
+    for gone in ({"hub": None, "subset": None, "path": None}, {}):
+        task = replace(facts.config.task, files=files, **gone)  # type: ignore[arg-type]
+        text = model_card(replace(facts, config=replace(facts.config, task=task)))
+        assert "fine-tuned on rte (own rows)." in text and "textual entailment" not in text
+        assert "The author's own files." in text and "datasets/nyu-mll" not in text
+        found = front(text)
+        assert not {"datasets", "language"} & set(found)
+        assert found["model-index"][0]["results"][0]["dataset"]["type"] == "local"
+    # What a task of one's own says of the files that it names is true.
+    task = replace(task, hub=None, folder=None, name="mine", description="reviews of shops")
+    text = model_card(replace(facts, config=replace(facts.config, task=task)))
+    assert "fine-tuned on mine (reviews of shops)." in text
 
 
 def test_secrets_are_found_by_value_and_by_form():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shlex
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -296,6 +297,47 @@ def test_finding() -> None:
         assert says in str(error.value)
     with pytest.raises(UsageError, match="it is 'hf-bert-base-cased'"):
         find_set("hf-bert-base-cased/cola")
+
+
+def test_a_task_that_is_not_there_is_not_another_one(mine: Path, typed: Type, job: Any) -> None:
+    one = "distilbert-cola has no task 'mrpc': choose from: cola (its recipe on other rows: "
+    one += "--reference distilbert-cola/cola --task mrpc)"
+    for name, task, says in (
+        ("distilbert-cola", "mrpc", one),
+        ("hf-bert-base-cased", "colla", "has no task 'colla': did you mean 'cola'?"),
+        ("mine/ours.yaml", "none.yaml", "mine/ours.yaml has no task 'none.yaml'"),
+    ):
+        with pytest.raises(UsageError) as error:
+            find_reference(name, task)
+        assert says in str(error.value)
+    # A task file as it is typed, from the folder that one is in.
+    assert find_reference("mine/ours.yaml", "mine/mine.yaml").short == "reviews"
+    assert find_reference("distilbert-cola", "cola").short == "cola"
+    done = typed("--reference distilbert-cola --task mrpc --tracker none --dry-run")
+    assert (done.status, done.err) == (2, f"error: {one}\n")
+    said = glueline("references", "distilbert-cola", "--task", "mrpc", cwd=mine)
+    assert_refused(said, "distilbert-cola has no task 'mrpc'")
+    said = glueline("references", "distilbert-cola/cola", "--task", "mrpc", cwd=mine)
+    assert_refused(said, "distilbert-cola/cola is of another task than --task mrpc")
+
+
+def test_the_line_that_trains_a_file_of_ones_own(mine: Path) -> None:
+    """What it names is found: a file's references go by its stem in tables alone."""
+    (mine / "my own.yaml").write_text((mine / "ours.yaml").read_text())
+    for typed, name in (
+        (["mine/ours.yaml"], "mine/ours.yaml/TASK"),
+        (["mine/ours.yaml", "--task", "demo"], "mine/ours.yaml/demo"),
+        (["mine/ours.yaml/reviews"], "mine/ours.yaml/reviews"),
+        ([f"{mine}/my own.yaml/demo"], f"'{mine}/my own.yaml/demo'"),
+        (["distilbert-cola"], "distilbert-cola/cola"),
+        (["hf-bert-base-cased"], "hf-bert-base-cased/TASK"),
+    ):
+        done = glueline("references", *typed, cwd=mine.parent)
+        assert done.returncode == 0, done.stderr
+        line = done.stdout.splitlines()[-1]
+        assert line.startswith("train it: ") and f" --reference {name} --data DIR" in line, line
+        if not name.endswith("/TASK"):
+            assert find_reference(shlex.split(line)[-3])
 
 
 def test_the_sets_of_a_model() -> None:

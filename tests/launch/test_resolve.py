@@ -139,6 +139,19 @@ def test_files_make_a_task(here: Path) -> None:
     assert "held out" in resolved.origins["task.holdout"]
 
 
+def test_files_are_not_what_a_task_says_of_its_own_rows(here: Path) -> None:
+    write(here / "mine.csv", CSV)
+    flags = (("task.text", "text"), ("task.label", "label"), LOCAL)
+    about = "task:\n  description: reviews of shops\n"
+    write(here / "bare.yaml", about)
+    write(here / "full.yaml", f"{about}  files: {{train: other.csv}}\n")
+    for task, said in (("sst2", ""), ("demo", ""), ("./full.yaml", ""), ("./bare.yaml", "reviews")):
+        resolved = asked(*flags, task=task, files={"train": ("mine.csv",)})
+        assert resolved.config.task.description.partition(" ")[0] == said, task
+        told = resolved.origins["task.description"]
+        assert told == ("task bare" if said else "--train-file takes its place")
+
+
 def test_files_of_a_task_file_are_beside_it(here: Path) -> None:
     task = write(
         here / "sub" / "t.yaml",

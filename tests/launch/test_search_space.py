@@ -196,6 +196,15 @@ def test_what_a_dry_run_shows_and_what_is_refused_before_submission(workplace: P
         (["--search", "optim.beta1=0.5..1"], "optim.beta1 must be at least 0 and below 1"),
         (["--search", "lr_rule=fixed,sqrt"], "--lr-rule sqrt needs --base-batch"),
         (["--fraction", "2"], "fraction: expected more than 0 and at most 1, got 2"),
+        (
+            ["--fraction", "0.5", "--set", "task.train_fraction=0.1"],
+            "--set and the search's fraction both set task.train_fraction",
+        ),
+        (
+            ["--search", "engine.precision=auto,fp32"],
+            "engine.precision=auto and engine.precision=fp32 are the same run here: leave one",
+        ),
+        (["--search", "batch.micro_tokens=auto,512"], "auto is no value of its own"),
     ]
     for words, said in wrong:
         done = typed(*searched, *words)

@@ -1,9 +1,13 @@
 """`glueline sweep` as a person types it: what is refused, and what a dry run shows."""
 
 import json
+import time
 
 import pytest
 
+from slurm.begun import entries
+from slurm.claims import claimed
+from training.rundir import read_json
 from training.sweepdir import SweepDir, read_trials
 
 from .commandline import assert_refused, glueline, tree
@@ -30,6 +34,11 @@ def sweep(cwd, *words):
         (["none.yaml"], ["there is no sweep file none.yaml"]),
         (["--seeds", "2", "--name", "a b"], ["a b"]),
         (["--seeds", "2", "--task", "nope"], ["nope"]),
+        (["--seeds", "2", "--pack", "2"], ["--pack 2", "--max-parallel 2"]),
+        (
+            ["--search", "lr=1e-5..1e-3:log", "--trials", "3", "--pack", "2"],
+            ["--pack 2", "--max-parallel 2"],
+        ),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_is_written(tmp_path, words, said):
@@ -46,6 +55,8 @@ def test_a_file_with_mistakes(tmp_path):
         ("seeds: 2\nexclude: [{seed: 9}]", "no trial of the sweep is so"),
         ("seeds: 2\nexclude: [{seed: 1}, {seed: 2}]", "exclude leaves no trial"),
         ("- 1", "expected keys and values"),
+        ("seeds: 2\nname: 2024-05-01", "name: expected text, got 2024-05-01: write it in quotes"),
+        ("seeds: 2\nname: 2024", "name: expected text, got 2024: write it in quotes"),
     ):
         file.write_text(text)
         assert_refused(sweep(tmp_path, *LINE, "s.yaml"), said)
@@ -87,3 +98,40 @@ def test_trials_on_this_machine_and_the_same_line_again(tmp_path):
     fewer = sweep(tmp_path, *words, "--grid", "seed=1", "--yes")
     assert fewer.returncode == 0 and "1 trials: 1 finished" in fewer.stdout
     assert "changed  seed: 1, 2 → 1" in fewer.stderr
+
+
+def trains(run):
+    """Return the step that a run is at, once it has begun."""
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        if step := (read_json(run.progress) or {}).get("step"):
+            return step
+        time.sleep(0.2)
+    raise AssertionError(f"{run.run_id} does not train")
+
+
+def test_a_trial_that_another_sweep_runs_is_left_to_it(tmp_path):
+    words = [*LINE, "--max-steps", "20000"]
+    places = [SweepDir(tmp_path / "runs" / ".sweeps" / name) for name in ("a", "b", "c")]
+    try:
+        assert sweep(tmp_path, *words, "--seeds", "1", "--name", "a").returncode == 0
+        (shared,) = read_trials(places[0])
+        trains(places[0].run(shared))
+        done = sweep(tmp_path, *words, "--seeds", "2", "--name", "b")
+        assert done.returncode == 0 and "submitted 1 trials" in done.stdout, done.stderr
+        assert "1 running, 1 queued" in done.stdout
+        first, second = read_trials(places[1])
+        assert first.run_id == shared.run_id
+        trains(places[1].run(second))
+        assert claimed(places[1]) == {1}
+        # A sweep of which others run all is written down, too: they are its trials.
+        done = sweep(tmp_path, *words, "--seeds", "1", "--name", "c")
+        assert "nothing to submit" in done.stdout and "1 trials: 1 running" in done.stdout
+        assert [t.run_id for t in read_trials(places[2])] == [shared.run_id]
+        # Who cancels the other sweep does not stop what is not its own.
+        assert glueline("cancel", "b", "--yes", cwd=tmp_path).returncode == 0
+        assert not places[0].run(shared).request.exists()
+        assert [e["sweep"] for e in entries(places[0].run(shared))] == ["a"]
+    finally:
+        glueline("cancel", "a", "--yes", cwd=tmp_path)
+        glueline("cancel", "b", "--yes", cwd=tmp_path)

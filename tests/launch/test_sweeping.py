@@ -1,13 +1,32 @@
 """What a sweep's folder says: states of trials, differences, and how arrays are cut."""
 
+import json
+import os
+import socket
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch.sweeping import count_text, cut, difference, trial_states
-from training.rundir import State
-from training.sweepdir import Trial
+from launch import sweeping
+from launch.sweeping import (
+    ask_to_stop,
+    count_text,
+    cut,
+    difference,
+    free,
+    left_alone,
+    runs_here,
+    states,
+    trial_states,
+)
+from slurm.begun import entries, read_past
+from slurm.claims import Worker, claim, claimed, lost_claims, take_over
+from slurm.scontrol import Refused
+from slurm.worker import next_trial
+from training.rundir import State, read_json, write_json
+from training.sweepdir import SweepDir, Trial
 
 
 def trials(count):
@@ -46,3 +65,117 @@ def test_arrays_keep_the_limit_and_the_throttle(elements, limit, parallel):
     else:
         assert sum(shares) <= parallel and len(arrays) <= parallel
         assert sum(shares) == min(parallel, sum(sizes)) or sum(sizes) == elements
+
+
+@pytest.fixture
+def shared(tmp_path, monkeypatch):
+    """Return a sweep of four trials, a function that begins one's run, and Slurm's queue."""
+    sweep = SweepDir(tmp_path / "runs" / ".sweeps" / "b")
+    sweep.claims.mkdir(parents=True)
+    some = trials(4)
+    sweep.trials.write_text("".join(json.dumps(t.plain()) + "\n" for t in some))
+    queue: dict[str, str] = {}
+
+    def ask(*words, seconds):
+        assert words[0] == "squeue"
+        asked = words[words.index("-j") + 1].split(",")
+        lines = [f"{j} {s}" for j, s in queue.items() if j.partition("_")[0] in asked]
+        if not lines:
+            raise Refused("slurm_load_jobs error: Invalid job id specified")
+        return "\n".join(lines)
+
+    monkeypatch.setattr(sweeping, "ask", ask)
+
+    def begin(number, job, *, end=None, **more):
+        """Leave a run as one that a job began, and that ended so."""
+        run = sweep.run(some[number])
+        attempt = len(entries(run))
+        run.attempt(attempt).mkdir(parents=True)
+        run.config.write_text("a: 1\n")
+        entry = {"job_id": job, "executor": "slurm", "first_attempt": attempt, "began": 1.0}
+        write_json(run.jobs, {"jobs": [*entries(run), {**entry, **more}]})
+        write_json(run.node(attempt, 0), {"node": 0, "job_id": job, "end": end})
+        if end == "failed":
+            write_json(run.verdict(attempt), {"action": "stop"})
+
+    return sweep, some, begin, queue
+
+
+def test_a_run_that_another_sweep_or_a_job_of_its_own_has_is_running(shared):
+    sweep, some, begin, queue = shared
+    begin(0, "100_0", sweep="a")
+    begin(1, "55")
+    begin(2, "100_1", sweep="a", end="failed", released=True)
+    begin(3, "100_2", sweep="a")
+    queue.update({"100_0": "RUNNING", "100_1": "RUNNING", "55": "PENDING"})
+    found = states(sweep, some)
+    assert found == {0: "running", 1: "queued", 2: "failed", 3: "failed"}
+    # Nor does a worker of this sweep begin one of them.
+    write_json(sweep.jobs, {"jobs": [{"job_id": "200", "trials": [0, 1, 2, 3]}]})
+    queue["200_0"] = "RUNNING"
+    assert states(sweep, some) == found
+    assert next_trial(sweep, Worker("200_0"), False) is None and not claimed(sweep)
+
+
+def test_local_jobs_are_looked_for_as_processes(shared, monkeypatch):
+    sweep, some, begin, _ = shared
+    monkeypatch.setattr(sweeping, "ask", None)
+    here = {"executor": "local", "host": socket.gethostname()}
+    begin(0, str(2**22 + 1), **here)  # no process has this number
+    begin(1, str(os.getpid()), **here)  # another program
+    begin(2, "7", **{**here, "host": "elsewhere"})
+    begin(3, "8", **{**here, "host": "elsewhere"}, end="interrupted")
+    found = states(sweep, some)
+    assert found == {0: "failed", 1: "failed", 2: "running", 3: "interrupted"}
+
+
+def test_what_a_person_asks_for_again_is_free_for_workers(shared):
+    sweep, some, begin, queue = shared
+    begin(0, "100_0", sweep="a", end="failed", released=True)
+    begin(1, "100_1", sweep="a", end="interrupted")
+    begin(2, "100_2", sweep="a")
+    claim(sweep, some[1], Worker("190_0"))
+    assert take_over(sweep, 1, read_json(sweep.claim(1)) or {})
+    claim(sweep, some[1], Worker("190_1"))
+    queue["100_2"] = "RUNNING"
+    free(sweep, [some[1], some[2]])
+    assert not claimed(sweep) and not lost_claims(sweep, 1)
+    taken = [next_trial(sweep, Worker(f"200_{n}"), False) for n in range(3)]
+    assert [t.number for t in taken if t] == [1, 3], "one failed, another one is running"
+    free(sweep, [some[0]])
+    found = next_trial(sweep, Worker("200_4"), False)
+    assert found is not None and found.number == 0
+
+
+def test_what_somebody_begins_while_slurm_is_asked_is_left_to_them(shared, monkeypatch):
+    sweep, some, begin, _ = shared
+    begin(0, "100_0", sweep="a", end="interrupted")
+    ask = sweeping.ask
+
+    def late(*words, seconds):
+        begin(0, "100_7", sweep="a")
+        return ask(*words, seconds=seconds)
+
+    monkeypatch.setattr(sweeping, "ask", late)
+    free(sweep, [some[0]])
+    assert not read_past(sweep).free(sweep, some[0], "200_0")
+
+
+def test_a_sweep_stops_no_run_that_is_another_ones(shared):
+    sweep, some, begin, _ = shared
+    begin(0, "100_0", sweep="a")
+    begin(1, "55")
+    begin(2, "200_0", sweep="b")
+    assert [runs_here(sweep, t) for t in some] == [False, False, True, True]
+    ask_to_stop(sweep, some[:3])
+    assert [sweep.run(t).request.exists() for t in some[:3]] == [False, False, True]
+
+
+def test_only_what_no_worker_takes_over_is_told_to_be_left_alone(shared):
+    sweep, some, begin, _ = shared
+    for number in range(4):
+        claim(sweep, some[number], Worker("200_0"))
+        begin(number, "200_0", sweep="b", end="failed" if number == 1 else None)
+    begin(2, "100_0", sweep="a")  # another sweep went on with it, in vain
+    sweep.claim(3).unlink()
+    assert left_alone(sweep, some) == some[1:]

@@ -5,7 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from slurm.claims import MOST_LOST, Worker, claim, claimed, lost_claims, read_claims, take_over
+from slurm import claims
+from slurm.begun import beginning, entries, want
+from slurm.claims import (
+    MOST_LOST,
+    Worker,
+    claim,
+    claimed,
+    give_back,
+    let_go,
+    lost_claims,
+    read_claims,
+    take_over,
+)
+from slurm.search import over
 from slurm.worker import ended, next_trial
 from training.rundir import write_json
 from training.sweepdir import SweepDir, Trial
@@ -97,3 +110,137 @@ def test_two_cannot_take_over_the_same(sweep: SweepDir) -> None:
     assert take_over(sweep, 0, old) and not take_over(sweep, 0, old)
     claim(sweep, Trial(0, "run-0", {}), Worker("1_1"))
     assert not take_over(sweep, 0, old)  # it is somebody else's by now
+
+
+@pytest.mark.parametrize("cut_off", [False, True])
+def test_a_claim_that_is_new_by_now_is_put_back(
+    sweep: SweepDir, monkeypatch: pytest.MonkeyPatch, cut_off: bool
+) -> None:
+    """One worker looks at a dead claim; before it moves it, another one takes the trial over."""
+    trial = Trial(0, "run-0", {})
+    claim(sweep, trial, Worker("1_0"))
+    if cut_off:
+        sweep.claim(0).write_text('{"job": "1_')
+    old = read_claims(sweep)[0]
+    look, looks = claims._content, []
+
+    def slowly(place: Path) -> dict[str, object]:
+        seen = look(place)
+        looks.append(place)
+        if len(looks) == 1:
+            monkeypatch.setattr(claims, "_content", look)
+            assert take_over(sweep, 0, old) and claim(sweep, trial, Worker("1_1"))
+            monkeypatch.setattr(claims, "_content", slowly)
+        return seen
+
+    monkeypatch.setattr(claims, "_content", slowly)
+    assert not take_over(sweep, 0, old)
+    assert read_claims(sweep)[0]["job"] == "1_1" and len(lost_claims(sweep, 0)) == 1
+    assert not claim(sweep, trial, Worker("1_2"))
+    assert {p.name for p in sweep.claims.iterdir()} == {
+        "0.json",
+        lost_claims(sweep, 0)[0].name,
+    }, "nothing else is left"
+
+
+def test_what_is_put_back_is_no_third_ones_place(
+    sweep: SweepDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = Trial(0, "run-0", {})
+    claim(sweep, trial, Worker("1_1"))
+    look, looks = claims._content, []
+
+    def slowly(place: Path) -> dict[str, object]:
+        looks.append(place)
+        if len(looks) == 1:
+            return {"job": "1_0"}
+        if len(looks) == 2:
+            claim(sweep, trial, Worker("1_2"))
+        return look(place)
+
+    monkeypatch.setattr(claims, "_content", slowly)
+    assert not take_over(sweep, 0, {"job": "1_0"})
+    assert read_claims(sweep)[0]["job"] == "1_2"
+
+
+def test_what_a_person_asks_for_again_does_not_count_as_a_vanished_worker(
+    sweep: SweepDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slurm.worker._alive", lambda jobs, slurm: set())
+    trial = Trial(0, "run-0", {})
+    for number in range(MOST_LOST + 1):
+        assert claim(sweep, trial, Worker(f"{number}_0"))
+        let_go(sweep, 0, read_claims(sweep)[0])
+    assert claim(sweep, trial, Worker("9_0"))
+    assert not lost_claims(sweep, 0) and not over(sweep, trial)
+    for number in range(1, 20):
+        claim(sweep, Trial(number, f"run-{number}", {}), Worker("8_0"))
+    # Its worker dies: another one goes on with it.
+    found = next_trial(sweep, Worker("9_1"), False)
+    assert found is not None and found.number == 0
+    # And after as many as may vanish, a person can have it tried as often again.
+    for number in range(2, MOST_LOST + 1):
+        assert take_over(sweep, 0, read_claims(sweep)[0])
+        assert claim(sweep, trial, Worker(f"9_{number}"))
+    assert over(sweep, trial)
+    let_go(sweep, 0, read_claims(sweep)[0])
+    assert not over(sweep, trial) and 0 not in claimed(sweep)
+
+
+def test_only_the_claim_that_was_seen_is_let_go_or_given_back(sweep: SweepDir) -> None:
+    trial = Trial(0, "run-0", {})
+    claim(sweep, trial, Worker("1_0"))
+    let_go(sweep, 0, {"job": "0_0"})
+    let_go(sweep, 0, None)
+    give_back(sweep, 0, Worker("1_1"))
+    assert read_claims(sweep)[0]["job"] == "1_0"
+    give_back(sweep, 0, Worker("1_0"))
+    assert not claimed(sweep) and not list(sweep.claims.iterdir())
+
+
+def began(sweep: SweepDir, number: int, job: str, **more: object) -> None:
+    """Write that a job began the run of a trial."""
+    run = sweep.run(Trial(number, f"run-{number}", {}))
+    run.path.mkdir(parents=True, exist_ok=True)
+    write_json(run.jobs, {"jobs": [*entries(run), {"job_id": job, "began": 1.0, **more}]})
+
+
+def test_a_run_that_another_sweep_began_is_left_to_it(sweep: SweepDir) -> None:
+    began(sweep, 0, "100_0")  # it trains there
+    began(sweep, 1, "100_1", released=True)  # it failed there for good
+    began(sweep, 2, "55")  # submitted by itself
+    found = next_trial(sweep, Worker("1_0"), False)
+    assert found is not None and found.number == 3
+    # A person has the one that failed run again, and only that.
+    run = sweep.run(Trial(1, "run-1", {}))
+    want(sweep, {1: [beginning(e) for e in entries(run)]})
+    found = next_trial(sweep, Worker("1_1"), False)
+    assert found is not None and found.number == 1
+
+
+def test_a_trial_with_which_another_sweep_went_on_is_not_taken_over(
+    sweep: SweepDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slurm.worker._alive", lambda jobs, slurm: set())
+    for number in range(20):
+        claim(sweep, Trial(number, f"run-{number}", {}), Worker("1_0"))
+        began(sweep, number, "1_0")
+    for number in range(19):
+        began(sweep, number, "100_0")
+    found = next_trial(sweep, Worker("2_0"), False)
+    assert found is not None and found.number == 19
+    monkeypatch.setattr("slurm.worker._alive", lambda jobs, slurm: {"2_0"})
+    assert next_trial(sweep, Worker("2_1"), False) is None
+
+
+def test_processes_of_another_machine_are_not_thought_gone(
+    sweep: SweepDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = 2**22 + 1  # above the highest process number
+    monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
+    for number in range(20):
+        claim(sweep, Trial(number, f"run-{number}", {}), Worker(str(gone), slurm=False))
+    monkeypatch.setattr("socket.gethostname", lambda: "here")
+    assert next_trial(sweep, Worker("1", slurm=False), False) is None
+    monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
+    assert next_trial(sweep, Worker("1", slurm=False), False) is not None

@@ -2,6 +2,7 @@
 
 import gzip
 
+import numpy as np
 import pytest
 
 from training.config import UsageError
@@ -15,6 +16,7 @@ from training.predictions import (
     save_predictions,
 )
 from training.rundir import RunDir
+from training.session import write_predictions
 
 CLASSES = "index\tlabel\tprediction\tp(no)\tp(yes)\n0\tno\tyes\t0.2\t0.8\n1\tyes\tyes\t0.1\t0.9\n"
 VALUES = "index\tlabel\tprediction\n0\t1.5\t1.25\n1\t3\t2.5\n"
@@ -68,6 +70,17 @@ def test_predictions_are_read(run):
     assert found == Predictions("values", ("1.25", "2.5"), ("1.5", "3"), ())
     assert found.right is None
     assert predicted_classes(run) == ("no", "yes")
+
+
+def test_names_may_hold_all_but_tabs_and_line_breaks(run):
+    """What `check_source` lets through is read as it was written."""
+    names = ["/r/politics", "a, b", "p(x)", 'it\'s "so"', "\u2028\x0b\x85", " é ", "label", "\\t"]
+    outputs, labels = np.eye(len(names), dtype=np.float32), np.arange(len(names))
+    for compressed in (False, True):
+        write_predictions(run, "validation", outputs, labels, names, compressed)
+        found = read_predictions(run, "validation")
+        assert found == Predictions("validation", *(tuple(names),) * 3)
+        assert predicted_classes(run) == tuple(names)
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import csv
 import json
 import random
 from dataclasses import replace
@@ -14,6 +15,7 @@ from training.config import ModelConfig, TaskConfig, UsageError
 from training.hub_layout import read_layout
 from training.sources import (
     check_source,
+    declared_names,
     holdout_counts,
     locate,
     model_folder,
@@ -346,6 +348,65 @@ def test_labels_out_of_range_or_unseen(tmp_path):
     write_parquet(folder / "dev.parquet", {"a": ["s", "t"], "label": [0, 2]}, names)
     says(make_task(path=str(folder)), "'z'", "no training row")
     says(from_files(tmp_path, train=rows_of(["x"] * 4)), "all rows have the label 'x'")
+
+
+BROKEN = ("a\tb", "a\nb", "a\rb", "a\r\nb", "\t", "b\n")
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=repr)
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
+def test_labels_that_no_table_of_predictions_holds(broken, suffix, tmp_path):
+    path, labels = tmp_path / f"train.{suffix}", [broken, "good"] * 3
+    if suffix == "parquet":
+        write_parquet(path, {"a": ["x"] * 6, "label": labels})
+    elif suffix == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows_of(labels)))
+    else:
+        with path.open("w", newline="") as file:
+            rows = [("a", "label"), *(("x", label) for label in labels)]
+            csv.writer(file, delimiter="\t" if suffix == "tsv" else ",").writerows(rows)
+    task = make_task(files={"train": (str(path),)}, validation=())
+    says(task, repr(broken), str(path), "'label'", "tab or a line break", "another name")
+
+
+def test_names_that_no_table_of_predictions_holds(tmp_path):
+    """Also where rows hold numbers, and names come from elsewhere."""
+    numbers = from_files(tmp_path, train=rows_of([0, 1] * 3))
+    says(replace(numbers, labels=("good", "a\tb")), repr("a\tb"), "--labels")
+    names = {"label": ["good", "a\nb"]}
+    write_parquet(tmp_path / "d" / "train.parquet", {"a": ["s", "t"], "label": [0, 1]}, names)
+    says(make_task(path=str(tmp_path / "d"), validation=()), repr("a\nb"), "declares")
+    # What other signs a name has is its own affair.
+    odd = ["/r/politics", "a, b", "p(x)", "\u2028", "it's"] * 2
+    assert set(check_source(from_files(tmp_path, train=rows_of(odd))).label_names) == set(odd)
+
+
+def test_a_metric_of_two_classes_needs_two(tmp_path):
+    three = from_files(tmp_path, train=rows_of(["x", "y", "z"] * 3))
+    for metrics in (("f1",), ("accuracy", "f1", "macro_f1")):
+        says(replace(three, metrics=metrics), "f1 is of two classes", "has 3 (x, y, z)")
+    said = says(replace(three, metrics=("accuracy", "f1"), primary="f1"), "weighted_f1")
+    assert said.endswith("--set task.metrics=accuracy,macro_f1 --set task.primary=macro_f1")
+    for metric in ("accuracy", "matthews", "macro_f1", "weighted_f1"):
+        check_source(replace(three, metrics=(metric,)))
+    check_source(replace(from_files(tmp_path, train=rows_of([0, 1] * 3)), metrics=("f1",)))
+    # A class that no row has is one all the same.
+    says(replace(from_files(tmp_path, train=rows_of([0, 2] * 3)), metrics=("f1",)), "has 3")
+    demo = make_task(generated="demo", text=("first_note",), metrics=("f1",))
+    says(demo, "has 3", "macro_f1")
+    for problem, metric in (("regression", "accuracy"), ("classification", "pearson")):
+        with pytest.raises(UsageError, match=f"unknown metric '{metric}'"):
+            replace(three, problem=problem, metrics=(metric,)).check()
+
+
+def test_names_that_the_data_declares(tmp_path):
+    names = {"label": ["x", "y"]}
+    write_parquet(tmp_path / "d" / "train.parquet", {"a": ["s", "t"], "label": [0, 1]}, names)
+    task = make_task(path=str(tmp_path / "d"))
+    assert declared_names(task, "train") == ("x", "y")
+    assert declared_names(task, "test") is None
+    assert declared_names(from_files(tmp_path, train=rows_of(["x", "y"])), "train") is None
+    assert declared_names(make_task(generated="demo"), "train") == ("mammal", "fish", "bird")
 
 
 def test_a_column_of_ids_is_no_label(tmp_path):

@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from launch.comparing.differences import Difference, find_differences, shown
-from launch.comparing.facts import Digests, Facts
+from launch.comparing.facts import Digests, Facts, unread_notes
 from launch.comparing.ranking import GROUPS, RULES, TITLES, rule_of
 from launch.comparing.scores import Paired, Score, Scores
 from launch.comparing.summary import blame, summarise
@@ -101,6 +103,77 @@ def test_files_count_by_what_they_hold():
     ]
 
 
+def test_a_head_of_which_nothing_is_known_is_no_difference():
+    for known in ("plain", "reordered", "unnamed", "other"):
+        told = changed(head=known, in_force=in_force(optim__lr=6e-4))
+        assert [d.key for d in find_differences(BASE, told)] == ["optim.lr"]
+        assert [d.key for d in find_differences(told, BASE)] == ["optim.lr"]
+
+
+LARGE = {"model.safetensors": 5 << 30}
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "same"),
+    [
+        (Digests({}, LARGE), Digests({}, LARGE), None),
+        (Digests({}, LARGE), Digests({}, {"model.safetensors": 6 << 30}), False),
+        (Digests({}, LARGE), Digests({}, {"moved.safetensors": 5 << 30}), None),
+        (Digests({}, LARGE), Digests({}, {**LARGE, "more.safetensors": 2 << 30}), False),
+        (Digests({"a": "11"}, LARGE), Digests({"a": "11"}, LARGE), None),
+        (Digests({"a": "11"}, LARGE), Digests({"a": "22"}, LARGE), False),
+        (Digests({"a": "11"}), Digests({"a": "11"}, LARGE), False),
+        (Digests({"a": "11"}), Digests({"b": "11"}), True),
+        (Digests({}, LARGE), Digests({}, {"model.safetensors": None}), None),
+        (Digests({}, LARGE), Digests({}), None),
+    ],
+)
+def test_of_files_that_were_not_read_equal_sizes_say_nothing(
+    ours: Digests, theirs: Digests, same: bool | None
+):
+    assert ours.same(theirs) is same and theirs.same(ours) is same
+    assert ours.same(ours) is (True if ours.files and not ours.unread else None)
+
+
+def test_weights_that_may_be_others_are_not_folded():
+    def run(name: str, path: str, **more: Any) -> Facts:
+        named = config(model__name=name, model__path=path)
+        return replace(BASE, config=named, **{"weights": Digests({}, LARGE), **more})
+
+    a = run("ours", "/m/one")
+    (found,) = find_differences(a, run("ours", "/m/two"))
+    assert (found.group, found.name, found.matters) == ("weights", "model folder", True)
+    assert blame([found]) == "most likely: model folder /m/one → /m/two"
+    assert {d.key for d in find_differences(a, run("theirs", "/m/one")) if d.matters} == {
+        "model.name"
+    }
+    (note,) = unread_notes(a, a)
+    assert "whether model.safetensors holds the same in both is not known" in note
+    # Folders of the cache are named by the commit that they hold.
+    fetched = "/runs/.cache/hub/models/org--m@0123"
+    (found,) = find_differences(run("ours", fetched), run("ours", f"/other{fetched}"))
+    assert (found.group, found.matters) == ("place", False)
+    (found,) = find_differences(a, run("ours", "/m/one", weights=Digests({}, {"m.safetensors": 9})))
+    assert (found.key, found.a) == ("weights", [f"model.safetensors {5 << 30} bytes"])
+    assert found.b == ["m.safetensors 9 bytes"]
+    assert not unread_notes(a, BASE)
+    assert not unread_notes(run("ours", fetched), run("ours", f"/other{fetched}"))
+
+
+def test_rows_that_may_be_others_are_not_folded():
+    def run(path: str, **more: Any) -> Facts:
+        named = config(task__path=path)
+        return replace(BASE, data=Digests({}, {"train.csv": 3 << 30}), config=named, **more)
+
+    a, b = run("/d/one"), run("/d/two")
+    (found,) = find_differences(a, b)
+    assert (found.group, found.name, found.matters) == ("rows", "data folder", True)
+    # What was prepared of them tells.
+    tokens = {"train": Digests({"input_ids": "11"})}
+    (found,) = find_differences(replace(a, tokens=tokens), replace(b, tokens=tokens))
+    assert (found.group, found.matters) == ("place", False)
+
+
 def test_prepared_rows_tell_more_than_files():
     tokens = {"train": Digests({"input_ids": "11", "labels": "22"})}
     a = replace(BASE, tokens=tokens)
@@ -118,9 +191,11 @@ def test_label_orders():
     found = find_differences(BASE, swapped)
     assert [d.key for d in found] == ["labels", "model_labels"]
     assert found[1].b == "model no, yes; data yes, no" and found[1].a == "as the data"
-    (head,) = find_differences(BASE, changed(head="reordered"))
+    plain = replace(BASE, head="plain")
+    (head,) = find_differences(plain, changed(head="reordered"))
     assert (head.group, head.b) == ("labels", "left in another order")
-    (head,) = find_differences(BASE, changed(head="reordered", head_handled=True))
+    assert head.a == "new, or in the data's order"
+    (head,) = find_differences(plain, changed(head="reordered", head_handled=True))
     assert head.b == "put into the data's order"
     (other,) = find_differences(BASE, changed(model_labels=("a", "b"), data_labels=()))
     assert (other.group, other.name) == ("rows", "labels")

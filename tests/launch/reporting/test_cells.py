@@ -131,3 +131,22 @@ def test_the_front_has_what_nothing_beats_in_both():
     rows = [(32, "a", 1, 0.90, 4.0), (64, "a", 1, 0.89, 2.0), (128, "a", 1, 0.85, 3.0)]
     cells = make_cells(trials(*rows, (256, "a", 1, 0.80, 1.0)), 0.5, None)
     assert [c.batch for c in front(cells)] == [256, 64, 32]
+
+
+def test_the_best_trial_of_a_search_is_none_of_its_last_runs():
+    """Its values were chosen for its score, and one of the seeds is its own."""
+    own = [
+        Trial(n, {"lr": lr}, record(score)) for n, (lr, score) in enumerate([(1, 0.9), (2, 0.7)])
+    ]
+    last = [
+        Trial(2 + n, {"lr": 1, "seed": seed}, record(score, seed=seed))
+        for n, (seed, score) in enumerate([(1, 0.9), (2, 0.8), (3, 0.82)])
+    ]
+    best, other = make_cells([*own, *last], 0.5, None)
+    assert present(best.score).value == pytest.approx(0.84) and present(best.score).count == 3
+    assert [t.number for t in best.trials] == [2, 3, 4] and best.ended == 3
+    assert present(other.score).count == 1 and [t.number for t in other.trials] == [1]
+    # Until one of them has ended there is no other score than the search's.
+    waiting = [Trial(t.number, t.axes, record(None, "queued")) for t in last]
+    best, _ = make_cells([*own, *waiting], 0.5, None)
+    assert present(best.score).value == 0.9 and len(best.trials) == 4
