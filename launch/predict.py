@@ -60,7 +60,8 @@ def read_task(task: str, data: str | None, split: str | None, run: RunDir) -> li
         raise UsageError(f"task {task}: where are its rows? use --data DIR")
     names = set(check_source(other).label_names or ())
     known = set((read_json(run.model / "config.json") or {}).get("id2label", {}).values())
-    if other.problem == "classification" and names and known and names != known:
+    # A split may lack some of the classes; one that the run does not know it cannot predict.
+    if other.problem == "classification" and known and not names <= known:
         raise UsageError(
             f"task {task} has the labels {', '.join(sorted(names))}, run {run.run_id} predicts "
             f"{', '.join(sorted(known))}"

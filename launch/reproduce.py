@@ -122,7 +122,7 @@ def reproduce(
     wanted = Wanted(
         reference=found,
         tasks=choose_tasks(found, suite, tasks, request.task),
-        seeds=check_seeds(seeds, found.name),
+        seeds=check_seeds(seeds, typed_name(found)),
         margin=check_margin(margin),
         level=level,
         early=not (all_seeds or how["no_wait"]),
@@ -189,7 +189,7 @@ def choose_tasks(
     if not known:
         raise UsageError(
             f"{found.name} is a recipe without a score to judge: glueline submit --reference "
-            f"{found.name}"
+            f"{typed_name(found)}"
         )
     if sum(map(bool, (suite, tasks, task))) > 1:
         raise UsageError("--suite, --tasks and --task say the same: leave all but one out")
@@ -209,6 +209,14 @@ def choose_tasks(
         if name not in known:
             raise UsageError(f"{found.name} has no number for '{name}': {nearest(name, known)}")
     return tuple(task for name, task in known.items() if name in asked or not asked)
+
+
+def typed_name(found: ReferenceSet) -> str:
+    """Return what a set is typed as: its name, or the file of one's own that it was read from."""
+    from launch.presets import folder
+
+    ours = found.path is None or found.path.parent == folder("references")
+    return found.name if ours else str(found.path)
 
 
 def check_seeds(seeds: int, name: str) -> int:
@@ -325,7 +333,7 @@ def prepare(request: Request, wanted: Wanted, how: dict[str, Any]) -> tuple[Any,
     seeds = list(range(1, wanted.seeds + 1))
     spec = make_spec(references, request, seeds, there.stopped if there else {}, name)
     try:
-        found = compile_sweep(request, spec)
+        found = compile_sweep(request, spec, how["pack"])
     except UsageError as error:
         hint = " (--tasks A,B judges some of the tasks)" if len(tasks) > 1 else ""
         raise UsageError(f"{error}{hint}") from None

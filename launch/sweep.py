@@ -246,13 +246,16 @@ def check_packing(found: Compiled, packing: Packing) -> None:
 def _provide(request: Request, found: Compiled, wanted: Sequence[Trial]) -> dict[str, Any]:
     """Fetch and prepare what the trials read, once for each base; return it by base.
 
+    What was planned without rows or weights is planned with them.
+
     Raises:
-        UsageError: something cannot be fetched, or does not load.
+        UsageError: something cannot be fetched, or does not load, or a trial does not fit.
     """
     from launch.existing import command_line
     from launch.fetch import fetch_all, make_cache
     from launch.preparation import provide, request_words
     from launch.space import check_space
+    from launch.trials import plan_again
     from training.rundir import CACHE_FOLDER
 
     cache = found.runs / CACHE_FOLDER
@@ -265,6 +268,7 @@ def _provide(request: Request, found: Compiled, wanted: Sequence[Trial]) -> dict
         fetched = fetch_all(base.config, cache)
         if fetched != base.config:
             found.bases[name] = replace(base, config=fetched)
+            plan_again(found, name)
         check_space(fetched, found.runs)
         inputs[name] = provide(fetched, cache, line)
     return inputs

@@ -119,6 +119,27 @@ def compile_sweep(request: Request, spec: Spec, lanes: int = 1) -> Compiled:
     return Compiled(bases, list(trials.values()), plans, runs, tuple(twins))
 
 
+def plan_again(found: Compiled, name: str) -> None:
+    """Plan the trials of a base anew, once its rows and weights are here.
+
+    Plans keep the names that trials know them by.
+
+    Raises:
+        UsageError: rows or weights are wrong, or a trial does not fit in memory.
+    """
+    from .planning import look_around, plan_of
+
+    seen = look_around(found.bases[name].config, found.runs)
+    done: set[str] = set()
+    for trial in found.trials:
+        if trial.base == name and trial.plan not in done:
+            done.add(trial.plan)
+            try:
+                found.plans[trial.plan] = plan_of(found.config(trial), seen)
+            except UsageError as error:
+                raise UsageError(f"trial {trial.number} ({trial.words}): {error}") from None
+
+
 def _plan_key(config: RunConfig) -> Any:
     """Return what trials of one base with the same plan share: all but seed and optimizer."""
     return config.batch, replace(config.train, seed=0), config.optim.name

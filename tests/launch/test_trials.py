@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from launch.flags import Override, Request
 from launch.grid import Spec
 from launch.sweep import check_packing
 from launch.sweeping import Packing
-from launch.trials import Compiled, compile_sweep, gpus_of_lane
+from launch.trials import Compiled, compile_sweep, gpus_of_lane, plan_again
 from slurm.allocation import LANE, Allocation
 from slurm.worker import lane_environment
 from training.config import UsageError
@@ -110,3 +111,20 @@ def test_auto_beside_what_it_means_is_one_trial() -> None:
     budgets = compile_sweep(request, Spec(axes={"batch.micro_tokens": ("auto", 512)}))
     sizes = [budgets.config(t).batch.micro_tokens for t in budgets.trials]
     assert sizes[1] == 512 and isinstance(sizes[0], int) and sizes[0] != 512
+
+
+def test_what_is_fetched_is_planned_anew(data_dir: Path) -> None:
+    flags = (Override("cluster.time", "60", "--time"), Override("cluster.partition", "gpu", "--p"))
+    request = Request(task="rte", model="tiny", flags=flags)
+    found = compile_sweep(request, Spec(axes={"seed": (1, 2), "global_batch": (16, 32)}))
+    names = set(found.plans)
+    assert {plan.rows for plan in found.plans.values()} == {None}
+    ((name, base),) = found.bases.items()
+    task = replace(base.config.task, path=str(data_dir / "glue"))
+    found.bases[name] = replace(base, config=replace(base.config, task=task))
+    plan_again(found, name)
+    assert set(found.plans) == names == {t.plan for t in found.trials}
+    for trial in found.trials:
+        plan = found.plans[trial.plan]
+        assert plan.rows is not None and plan.rows["validation"] == 277
+        assert plan.global_batch == trial.axes["global_batch"]
