@@ -48,6 +48,8 @@ def read_allocation(environ: Mapping[str, str] = os.environ) -> Allocation:
     raw = environ.get("SLURM_JOB_ID")
     if raw is None or environ.get("SUBMITIT_EXECUTOR") == "local":
         job = environ.get("SUBMITIT_LOCAL_JOB_ID", str(os.getpid()))
+        # Threads of two runs that both take all cores wait for each other, spinning.
+        cores = max(1, cores // int(lanes or 1))
         return Allocation(job, job, ("127.0.0.1",), 0, cores, 0, False, **shared)
     given = environ.get("SLURM_CPUS_ON_NODE", "")
     if lane and given.isdigit():

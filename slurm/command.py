@@ -155,7 +155,11 @@ def rank_environment(
         for key, value in inherited.items()
         if key not in INHERITED and not key.startswith(INHERITED_PREFIXES)
     }
-    procs = config.cluster.procs_per_node or 1
+    cluster = config.cluster
+    procs = cluster.procs_per_node or 1
+    if cluster.executor == "local" and cluster.cpus_per_node:
+        # Nobody else holds a run of this machine to the cores that were asked for.
+        cores = min(cores, cluster.cpus_per_node)
     ours = {"OMP_NUM_THREADS": str(max(1, cores // procs)), "GLUELINE_NODE": str(node)}
     root = python_path()
     if root:

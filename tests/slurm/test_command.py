@@ -65,6 +65,13 @@ def test_threads_are_shared_out():
     )
 
 
+def test_a_run_of_this_machine_has_the_cores_that_were_asked_for():
+    local = config(executor="local", cpus_per_node=2, procs_per_node=2)
+    assert rank_environment(local, node=0, cores=16, inherited={})["OMP_NUM_THREADS"] == "1"
+    on_slurm = config(executor="slurm", cpus_per_node=2, procs_per_node=2)
+    assert rank_environment(on_slurm, node=0, cores=16, inherited={})["OMP_NUM_THREADS"] == "8"
+
+
 def test_inherited_distributed_variables_are_dropped():
     inherited = {
         "RANK": "3",
