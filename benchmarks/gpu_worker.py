@@ -258,6 +258,7 @@ class Session:
         data: TokenData,
         keep: Callable[[nn.Module], Any] | None = None,
     ) -> None:
+        from training.batching import micro_overhead
         from training.distributed import World
         from training.engine import build_engine, check_device
         from training.meters import Costs
@@ -279,6 +280,7 @@ class Session:
         self.engine = build_engine(config, model, build_optimizer(model, config.optim))
         self.costs = Costs(
             quadratic=quadratic_cost(hf_config),
+            overhead=micro_overhead("cuda"),
             flops_per_token=model_flops_per_token(hf_config),
             attention_flops=attention_flops(hf_config, 1.0),
             peak=job.get("peak"),

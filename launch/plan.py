@@ -137,6 +137,8 @@ def make_plan(
             f"use --micro-tokens {longest} or more, or a smaller --max-length"
         )
     cut = None
+    anatomy = known.anatomy if known else None
+    ratio = anatomy.trained / anatomy.products if anatomy else 1.0
     if train_rows and longest is not None and lengths is not None:
         try:
             cut = summarise(
@@ -146,7 +148,7 @@ def make_plan(
                 world,
                 micro_tokens,
                 config.train.seed,
-                overhead=micro_overhead(engine.device),
+                overhead=micro_overhead(engine.device, engine.precision, ratio),
             )
         except BudgetTooSmall as error:
             raise UsageError(str(error)) from None

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from slurm.begun import beginning, entries, read_past, want
+from slurm.begun import beginning, read_past, want
 from slurm.claims import MOST_LOST, let_go, lost_claims, read_claims
 from slurm.scontrol import Refused, Silent, ask
 from training.config import RunConfig, UsageError
@@ -28,6 +28,7 @@ from training.rundir import (
     read_json,
     run_state,
     snapshot,
+    submissions,
     write_atomic,
     write_json,
 )
@@ -247,8 +248,7 @@ def trial_states(
 
 def read_jobs(sweep: SweepDir) -> list[dict[str, Any]]:
     """Return the arrays that were submitted for a sweep, oldest first."""
-    listed = (read_json(sweep.jobs) or {}).get("jobs", [])
-    return [entry for entry in listed if isinstance(entry, dict) and "job_id" in entry]
+    return submissions(sweep.jobs)
 
 
 def alive_jobs(
@@ -335,7 +335,7 @@ def ask_to_stop(sweep: SweepDir, trials: Iterable[Trial]) -> None:
 
 def runs_here(sweep: SweepDir, trial: Trial) -> bool:
     """Return whether nobody began a trial's run since a worker of the sweep did, if any did."""
-    jobs = entries(sweep.run(trial))
+    jobs = submissions(sweep.run(trial).jobs)
     return not jobs or jobs[-1].get("sweep") == sweep.name
 
 
@@ -375,7 +375,7 @@ def free(sweep: SweepDir, trials: Iterable[Trial]) -> None:
     trials = list(trials)
     # Read before Slurm is asked: what is begun from now on is not taken for what it says is gone.
     claims = read_claims(sweep)
-    begun = {t.number: [beginning(e) for e in entries(sweep.run(t))] for t in trials}
+    begun = {t.number: [beginning(e) for e in submissions(sweep.run(t).jobs)] for t in trials}
     now = states(sweep, trials)
     over = [t.number for t in trials if now[t.number] not in ("finished", "running", "queued")]
     try:

@@ -8,17 +8,13 @@ job of its own, began since is left to them: nobody has to ask Slurm whether the
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from training.rundir import RunDir, read_json, write_json
+from slurm.claims import lost_jobs
+from training.rundir import read_json, submissions, write_json
 from training.sweepdir import SweepDir, Trial
-
-_LOST = re.compile(r"(\d+)\.lost-\d+-(.+)")
 
 
 class Begun(Exception):
@@ -46,15 +42,8 @@ class Past:
         wanted = self.wanted.get(trial.number, ())
         return all(
             str(entry["job_id"]) in over or beginning(entry) in wanted
-            for entry in entries(sweep.run(trial))
+            for entry in submissions(sweep.run(trial).jobs)
         )
-
-
-def entries(run: RunDir | SweepDir) -> list[dict[str, Any]]:
-    """Return the jobs of a run or a sweep, oldest first."""
-    value = read_json(run.jobs)
-    listed = value.get("jobs") if isinstance(value, dict) else None
-    return [e for e in listed or () if isinstance(e, dict) and "job_id" in e]
 
 
 def beginning(entry: Mapping[str, Any]) -> str:
@@ -73,26 +62,15 @@ def want(sweep: SweepDir, over: Mapping[int, Collection[str]]) -> None:
     known = {**_wanted(sweep), **over}
     sweep.path.mkdir(parents=True, exist_ok=True)
     trials = {str(number): sorted(some) for number, some in sorted(known.items())}
-    write_json(_place(sweep), {"trials": trials})
+    write_json(sweep.wanted, {"trials": trials})
 
 
 def read_past(sweep: SweepDir) -> Past:
     """Return what a sweep knows to be over now."""
-    try:
-        names = os.listdir(sweep.claims)  # noqa: PTH208 (thousands of files on a shared disk)
-    except OSError:
-        names = []
-    lost: dict[int, set[str]] = {}
-    for match in filter(None, map(_LOST.fullmatch, names)):
-        lost.setdefault(int(match[1]), set()).add(match[2])
-    return Past(_wanted(sweep), lost)
+    return Past(_wanted(sweep), lost_jobs(sweep))
 
 
 def _wanted(sweep: SweepDir) -> dict[int, Collection[str]]:
-    value = read_json(_place(sweep))
+    value = read_json(sweep.wanted)
     listed = value.get("trials") if isinstance(value, dict) else None
     return {int(n): some for n, some in listed.items()} if isinstance(listed, dict) else {}
-
-
-def _place(sweep: SweepDir) -> Path:
-    return sweep.path / "wanted.json"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterable
@@ -18,6 +19,8 @@ from typing import Any
 
 from training.rundir import read_json, write_atomic
 from training.sweepdir import SweepDir, Trial
+
+_LOST = re.compile(r"(\d+)\.lost-\d+-(.+)")
 
 MOST_LOST = 3
 """Workers that may vanish over one trial before it is left alone: it may be the cause."""
@@ -173,6 +176,18 @@ def _content(place: Path) -> dict[str, Any]:
     value = read_json(place)
     # Cut off by a crash of its machine: a claim of nobody who lives.
     return value if isinstance(value, dict) else {}
+
+
+def lost_jobs(sweep: SweepDir) -> dict[int, set[str]]:
+    """Return the jobs of workers that vanished, by the trials that they had."""
+    try:
+        names = os.listdir(sweep.claims)  # noqa: PTH208 (thousands of files on a shared disk)
+    except OSError:
+        return {}
+    found: dict[int, set[str]] = {}
+    for match in filter(None, map(_LOST.fullmatch, names)):
+        found.setdefault(int(match[1]), set()).add(match[2])
+    return found
 
 
 def lost_claims(sweep: SweepDir, number: int) -> list[Path]:

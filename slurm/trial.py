@@ -8,10 +8,10 @@ import socket
 import time
 from typing import Any
 
-from slurm.begun import Begun, entries, read_past
+from slurm.begun import Begun, read_past
 from slurm.turns import Turn
 from training.config import RunConfig, load_config
-from training.rundir import RunDir, read_json, write_json
+from training.rundir import RunDir, read_json, submissions, write_json
 from training.scaling import scaled
 from training.schedule import warmup_steps
 from training.sweepdir import SweepDir, Trial
@@ -69,7 +69,7 @@ def open_run(
     run = sweep.run(trial)
     if not run.path.exists():
         _make(sweep, trial, run, lanes)
-    for entry in entries(run):
+    for entry in submissions(run.jobs):
         if str(entry["job_id"]) == job and not entry.get("released"):
             _share(sweep, trial, run, lanes)
             return run, int(entry.get("first_attempt", 0))
@@ -99,7 +99,7 @@ def _note(sweep: SweepDir, run: RunDir, job: str, slurm: bool, first: int) -> No
     if slurm:
         entry |= {"cluster": os.environ.get("SLURM_CLUSTER_NAME"), "uid": os.getuid()}
     # A worker that had the run before, and was done with it, has it anew.
-    others = [e for e in entries(run) if str(e["job_id"]) != job]
+    others = [e for e in submissions(run.jobs) if str(e["job_id"]) != job]
     write_json(run.jobs, {"jobs": [*others, entry]})
 
 
@@ -110,7 +110,7 @@ def _submitted(sweep: SweepDir, job: str) -> float | None:
     one that is older than this for another of the same number.
     """
     array = job.partition("_")[0]
-    return next((e.get("time") for e in entries(sweep) if str(e["job_id"]) == array), None)
+    return next((e.get("time") for e in submissions(sweep.jobs) if str(e["job_id"]) == array), None)
 
 
 def _share(sweep: SweepDir, trial: Trial, run: RunDir, lanes: int) -> None:
@@ -123,7 +123,9 @@ def _share(sweep: SweepDir, trial: Trial, run: RunDir, lanes: int) -> None:
 
 def release(run: RunDir, job: str) -> None:
     """Write down that a job, which goes on with other trials, is done with this one."""
-    known = [{**e, "released": True} if str(e["job_id"]) == job else e for e in entries(run)]
+    known = [
+        {**e, "released": True} if str(e["job_id"]) == job else e for e in submissions(run.jobs)
+    ]
     write_json(run.jobs, {"jobs": known})
 
 

@@ -54,14 +54,24 @@ def total_steps(rows: int, global_batch: int, epochs: float, max_steps: int | No
     return max(1, int(np.ceil(steps_in_epoch(rows, global_batch) * epochs - 1e-9)))
 
 
-def micro_overhead(device: str) -> float:
+def micro_overhead(device: str, precision: str = "fp32", ratio: float = 1.0) -> float:
     """Return what a micro-batch costs beside its tokens, in tokens: launches, casts, gradients.
 
-    On a CPU adding up gradients costs some 50 tokens whatever the model's size (both grow with
-    the parameters); the optimum is flat, so the smaller micro-batches, which need less memory,
-    are preferred. On a GPU starting a few thousand kernels costs more.
+    On a CPU gradients are added up, and with a lower precision weights are cast, for every
+    micro-batch: it grows with the parameters, as a token's cost grows with those of the matrix
+    products. `benchmarks/micro_batches.py` measures it. The optimum is flat, so that the smaller
+    micro-batches, which need less memory, are preferred. On a GPU starting a few thousand kernels
+    costs more.
+
+    Args:
+        device: `cpu` or `cuda`.
+        precision: of the products; a token costs half as much in a lower one.
+        ratio: trained parameters for each one of a matrix product: the more of them are of a
+            vocabulary, the dearer is a micro-batch in tokens.
     """
-    return {"cpu": 20.0, "cuda": 1024.0}[device]
+    if device == "cuda":
+        return 1024.0
+    return max(20.0, (20.0 if precision == "fp32" else 30.0) * ratio)
 
 
 def round_up(

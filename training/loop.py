@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from .accumulate import Accumulator, seed_micro_batch, summed_loss
-from .batching import BudgetTooSmall, micro_overhead, steps_in_epoch, total_steps
+from .batching import BudgetTooSmall, steps_in_epoch, total_steps
 from .config import RunConfig, UsageError
 from .distributed import Agreement, World
 from .engine import Engine
@@ -105,7 +105,7 @@ class Loop:
                 rank=world.rank,
                 world_size=world.size,
                 quadratic=costs.quadratic,
-                overhead=micro_overhead(config.engine.device),
+                overhead=costs.overhead,
                 shapes=shapes(config, data),
                 noise_every=config.train.noise_every,
             ),

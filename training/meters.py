@@ -22,6 +22,8 @@ class Costs:
 
     quadratic: float
     """Weight of the quadratic part of a micro-batch's cost, see `batching.micro_batch_cost`."""
+    overhead: float
+    """Of a micro-batch, see `batching.micro_overhead`."""
     flops_per_token: float
     """Operations of forward and backward a token, apart from attention products."""
     attention_flops: float

@@ -237,15 +237,22 @@ def quadratic_cost(config: Any) -> float:
 def model_flops_per_token(config: Any) -> float:
     """Return floating point operations of one forward and backward pass a token, without L.
 
-    6 times the parameters of the matrix products: 4·h² of attention and 2·h·f of the
-    feed-forward block in each layer (Kaplan et al. 2001.08361, section 2.1).
+    6 times the parameters of the matrix products (Kaplan et al. 2001.08361, section 2.1).
+    """
+    return 6.0 * matrix_parameters(config)
+
+
+def matrix_parameters(config: Any) -> float:
+    """Return the parameters of the layers' matrix products.
+
+    4·h² of attention and 2·h·f of the feed-forward block in each layer.
     """
     hidden = getattr(config, "hidden_size", None) or 768
     layers = getattr(config, "num_hidden_layers", None) or 12
     inner = next(
         (v for n in _ALIASES["intermediate_size"] if (v := getattr(config, n, None))), 4 * hidden
     )
-    return 6.0 * layers * (4 * hidden * hidden + 2 * hidden * inner)
+    return 1.0 * layers * (4 * hidden * hidden + 2 * hidden * inner)
 
 
 def attention_flops(config: Any, length: float) -> float:

@@ -380,6 +380,15 @@ class Snapshot:
     """A person asked for the end."""
 
 
+def submissions(jobs: Path) -> list[dict[str, Any]]:
+    """Return the jobs that a `jobs.json` lists, of a run or a sweep, oldest first."""
+    return _submissions(_mapping(jobs).get("jobs"))
+
+
+def _submissions(listed: Any) -> list[dict[str, Any]]:
+    return [e for e in listed or () if isinstance(e, dict) and "job_id" in e]
+
+
 def node_records(run: RunDir, attempt: int) -> list[dict[str, Any]]:
     """Return `node-<k>.json` of an attempt, in the order of k."""
     folder = run.attempt(attempt)
@@ -404,10 +413,9 @@ def snapshot(run: RunDir, brief: bool = False) -> Snapshot:
     read = not (brief and finished)
     nodes = {n: node_records(run, n) if read else [] for n in run.attempt_numbers()}
     listed = _mapping(run.jobs).get("jobs")
-    jobs = [j for j in listed if isinstance(j, dict) and "job_id" in j] if listed else []
     return Snapshot(
         run_id=run.run_id,
-        jobs=jobs,
+        jobs=_submissions(listed),
         progress=_mapping(run.progress),
         nodes=nodes,
         finished=finished,

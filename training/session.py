@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from transformers.utils import logging as hf_logging
 
+from .batching import micro_overhead
 from .config import RunConfig, UsageError, load_config
 from .data import ensure_tokenizer, ensure_tokens
 from .distributed import World
@@ -36,6 +37,7 @@ from .models import (
     freeze_unused,
     load_exported,
     load_model,
+    matrix_parameters,
     model_flops_per_token,
     quadratic_cost,
 )
@@ -94,10 +96,15 @@ def _train(
         print(head.note(config.model.name), flush=True)
     probe = to_tensors(collate(train, np.array([int(train.lengths.argmin())])), torch.device("cpu"))
     unused = freeze_unused(model, probe)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    overhead = micro_overhead(
+        config.engine.device,
+        config.engine.precision,
+        trained / matrix_parameters(hf_config),
+    )
     print(
         f"rank {world.rank}/{world.size}: {sum(p.numel() for p in model.parameters()):,} "
-        f"parameters, {sum(p.numel() for p in model.parameters() if p.requires_grad):,} trained, "
-        f"{len(unused)} unused, {torch.get_num_threads()} threads",
+        f"parameters, {trained:,} trained, {len(unused)} unused, {torch.get_num_threads()} threads",
         flush=True,
     )
     checkpoint, notices = find_checkpoint(run, world)
@@ -133,6 +140,7 @@ def _train(
         log,
         costs=Costs(
             quadratic=quadratic_cost(hf_config),
+            overhead=overhead,
             # A frozen encoder runs forward only: a third of the operations.
             flops_per_token=model_flops_per_token(hf_config) * passes,
             attention_flops=attention_flops(hf_config, 1.0) * passes,

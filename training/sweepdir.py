@@ -143,6 +143,11 @@ class SweepDir:
         return self.path / "request.json"
 
     @property
+    def wanted(self) -> Path:
+        """Written by launch: earlier jobs of runs that are over (`slurm.begun`)."""
+        return self.path / "wanted.json"
+
+    @property
     def claims(self) -> Path:
         """One file a trial that a worker took, written by that worker."""
         return self.path / "claims"

@@ -178,9 +178,12 @@ def judge_task(
     plan = stop or Stop(len(ordered), asked.looks, asked.level)
     wanted = count or plan.after
     counted, spare = ordered[:wanted], ordered[wanted:]
-    # Whatever is quicker than a seed before it waits for that one: scores may go with speed.
     told = counted[: _decidable([t.record.state for t, _ in counted], plan.looks)]
-    fallen = [t for t, floor in told if _ended(t.record) and _fell(reference, t.record, floor)]
+    fallen = [
+        t
+        for t, floor in told
+        if _ended(t.record) and collapsed(t.record, _floor(reference, t.record, floor))
+    ]
     well = [t for t, _ in told if t.record.state == "finished" and t not in fallen]
     lines = tuple(_line(asked, plan, reference, s, well, len(fallen)) for s in reference.judged)
     return Judged(
@@ -206,33 +209,41 @@ def _with_waiting(combined: Combined, told: int, wanted: int) -> Combined:
     return replace(combined, why=why)
 
 
+def ended_in_a_row(states: Sequence[str]) -> int:
+    """Return how many of a task's seeds have ended, counted from the first without a gap.
+
+    A seed that happens to be quicker than one before it must not decide alone: scores may go with
+    speed (a run that collapsed stops no earlier, one that was preempted ends later).
+    """
+    return next((n for n, state in enumerate(states) if state not in ENDED), len(states))
+
+
 def _decidable(states: Sequence[str], looks: Sequence[int]) -> int:
     """Return how many of a task's first seeds a verdict may be of now.
 
     All, once all have ended; before that those of the last planned look that is due, counted
     without a gap.
     """
-    ended = next((n for n, state in enumerate(states) if state not in ENDED), len(states))
+    ended = ended_in_a_row(states)
     if ended == len(states):
         return ended
     return max((n for n in looks if n <= ended), default=ended)
 
 
-def _fell(reference: Reference, record: Record, floor: float | None) -> bool:
-    """Return whether a run collapsed, by the terms of what was published.
+def _floor(reference: Reference, record: Record, floor: float | None) -> float | None:
+    """Return the score at which a run collapsed, by the terms of what was published; None: none.
 
     Where the published score is itself that of one constant answer, a run that gets it reproduces
     it; where the published mean has collapsed runs in it, ours has them too.
     """
-    if reference.collapsed == "included":
-        return record.diverged or record.score is None
-    for score in reference.judged:
-        if floor is None or score.metric != record.metric:
-            continue
-        above = score.value - floor if higher_is_better(score.metric) else floor - score.value
-        if above <= ROUNDED:
-            return record.diverged or record.score is None
-    return collapsed(record, floor)
+    if floor is None or reference.collapsed == "included":
+        return None
+    above = [
+        s.value - floor if higher_is_better(s.metric) else floor - s.value
+        for s in reference.judged
+        if s.metric == record.metric
+    ]
+    return None if any(points <= ROUNDED for points in above) else floor
 
 
 def _ended(record: Record) -> bool:

@@ -12,25 +12,20 @@ from training.rundir import write_atomic
 from training.sweepdir import SweepDir, Trial, read_trials
 
 from .asked import Asked
-from .collect import ENDED
+from .collect import ENDED, ended_in_a_row
 
 SECONDS = 5.0
 """Between two looks: many files on a shared disk."""
 
 
 def seeds_ended(seen: SweepView, task: str) -> int:
-    """Return how many of a task's seeds have ended, counted from the first without a gap.
+    """Return how many of a task's seeds have ended, see `ended_in_a_row`."""
+    return ended_in_a_row([seen.states[t.number] for t in _seeds(seen, task)])
 
-    A seed that happens to be quicker than one before it must not decide alone: scores may go with
-    speed (a run that collapsed stops no earlier, one that was preempted ends later).
-    """
+
+def _seeds(seen: SweepView, task: str) -> list[Trial]:
     own = [t for t in seen.trials if t.axes.get("task") == task]
-    count = 0
-    for trial in sorted(own, key=lambda t: int(t.axes["seed"])):
-        if seen.states[trial.number] not in ENDED:
-            break
-        count += 1
-    return count
+    return sorted(own, key=lambda t: int(t.axes["seed"]))
 
 
 def due(asked: Asked, ended: int, looked: int) -> int | None:
@@ -57,9 +52,7 @@ def drop(sweep: SweepDir, numbers: Iterable[int]) -> None:
 
 def unfinished(seen: SweepView, task: str, after: int) -> list[Trial]:
     """Return a task's trials after the first so many seeds, but for those that have ended."""
-    own = [t for t in seen.trials if t.axes.get("task") == task]
-    own.sort(key=lambda t: int(t.axes["seed"]))
-    return [t for t in own[after:] if seen.states[t.number] not in ENDED]
+    return [t for t in _seeds(seen, task)[after:] if seen.states[t.number] not in ENDED]
 
 
 def looks_taken(asked: Asked) -> dict[str, int]:

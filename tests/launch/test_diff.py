@@ -116,6 +116,13 @@ def test_altered_results_and_other_rows_are_said(runs, capsys):
     assert "not paired: other rows: the label of row 0 is bird in A and fish in B" in said
 
 
+def put_model(run, place):
+    """Have a run's configuration say that its model lies there."""
+    text = run.config.read_text()
+    run.config.write_text(text.replace("  path: null\n  arch", f"  path: {place}\n  arch"))
+    assert str(place) in run.config.read_text()
+
+
 def test_weights_that_are_gone_are_not_to_blame(runs, capsys, tmp_path):
     """What a head was like is not known then, and the learning rate is."""
     model = tmp_path / "pretrained"
@@ -124,10 +131,7 @@ def test_weights_that_are_gone_are_not_to_blame(runs, capsys, tmp_path):
     described = {"architectures": ["BertForSequenceClassification"], "id2label": names}
     (model / "config.json").write_text(json.dumps(described))
     for name, place in (("base", model), ("hot", tmp_path / "gone")):
-        path = runs / name / "config.yaml"
-        path.write_text(
-            path.read_text().replace("  path: null\n  arch", f"  path: {place}\n  arch")
-        )
+        put_model(RunDir(runs / name), place)
     assert read_facts(RunDir(runs / "base")).head == "reordered"
     assert read_facts(RunDir(runs / "hot")).head == ""
     for pair in (("base", "hot"), ("hot", "base")):
@@ -171,11 +175,7 @@ def test_a_label_order_that_is_wrong_in_both_is_said(runs, capsys, tmp_path):
     described = {"architectures": ["BertForSequenceClassification"], "id2label": names}
     (model / "config.json").write_text(json.dumps(described))
     for name in ("base", "seed"):
-        path = runs / name / "config.yaml"
-        path.write_text(
-            path.read_text().replace("  path: null\n  arch", f"  path: {model}\n  arch")
-        )
-        assert str(model) in path.read_text()
+        put_model(RunDir(runs / name), model)
     (runs / "seed" / "model").mkdir()
     write_json(runs / "seed" / "model" / "config.json", described)
     _, said = asked(runs, capsys, "base", "seed")

@@ -5,9 +5,8 @@ import time
 
 import pytest
 
-from slurm.begun import entries
 from slurm.claims import claimed
-from training.rundir import read_json
+from training.rundir import read_json, submissions
 from training.sweepdir import SweepDir, read_trials
 
 from .commandline import assert_refused, glueline, tree
@@ -131,7 +130,7 @@ def test_a_trial_that_another_sweep_runs_is_left_to_it(tmp_path):
         # Who cancels the other sweep does not stop what is not its own.
         assert glueline("cancel", "b", "--yes", cwd=tmp_path).returncode == 0
         assert not places[0].run(shared).request.exists()
-        assert [e["sweep"] for e in entries(places[0].run(shared))] == ["a"]
+        assert [e["sweep"] for e in submissions(places[0].run(shared).jobs)] == ["a"]
     finally:
         glueline("cancel", "a", "--yes", cwd=tmp_path)
         glueline("cancel", "b", "--yes", cwd=tmp_path)

@@ -21,11 +21,11 @@ from launch.sweeping import (
     states,
     trial_states,
 )
-from slurm.begun import entries, read_past
+from slurm.begun import read_past
 from slurm.claims import Worker, claim, claimed, lost_claims, take_over
 from slurm.scontrol import Refused
 from slurm.worker import next_trial
-from training.rundir import State, read_json, write_json
+from training.rundir import State, read_json, submissions, write_json
 from training.sweepdir import SweepDir, Trial
 
 
@@ -89,11 +89,11 @@ def shared(tmp_path, monkeypatch):
     def begin(number, job, *, end=None, **more):
         """Leave a run as one that a job began, and that ended so."""
         run = sweep.run(some[number])
-        attempt = len(entries(run))
+        attempt = len(submissions(run.jobs))
         run.attempt(attempt).mkdir(parents=True)
         run.config.write_text("a: 1\n")
         entry = {"job_id": job, "executor": "slurm", "first_attempt": attempt, "began": 1.0}
-        write_json(run.jobs, {"jobs": [*entries(run), {**entry, **more}]})
+        write_json(run.jobs, {"jobs": [*submissions(run.jobs), {**entry, **more}]})
         write_json(run.node(attempt, 0), {"node": 0, "job_id": job, "end": end})
         if end == "failed":
             write_json(run.verdict(attempt), {"action": "stop"})

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from slurm.begun import Past, beginning, entries, read_past, want
+from slurm.begun import Past, beginning, read_past, want
 from slurm.claims import Worker, claim, read_claims, take_over
-from training.rundir import write_json
+from training.rundir import submissions, write_json
 from training.sweepdir import SweepDir, Trial
 
 TRIAL = Trial(3, "r", {})
@@ -40,7 +40,7 @@ def test_what_was_over_when_a_person_asked_is_free_and_nothing_that_came_later(
 ) -> None:
     sweep = made(tmp_path)
     begun(sweep, "100_0")
-    want(sweep, {3: [beginning(e) for e in entries(sweep.run(TRIAL))], 4: ["7 0.0"]})
+    want(sweep, {3: [beginning(e) for e in submissions(sweep.run(TRIAL).jobs)], 4: ["7 0.0"]})
     want(sweep, {})
     past = read_past(sweep)
     assert past.free(sweep, TRIAL, "200_0") and set(past.wanted) == {3, 4}
@@ -68,4 +68,4 @@ def test_damaged_files_say_nothing(tmp_path: Path) -> None:
     run = sweep.run(TRIAL)
     run.path.mkdir(parents=True)
     run.jobs.write_text('{"jobs": [3, {"x": 1}]}')
-    assert entries(run) == []
+    assert submissions(run.jobs) == []

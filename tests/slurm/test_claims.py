@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from slurm import claims
-from slurm.begun import beginning, entries, want
+from slurm.begun import beginning, want
 from slurm.claims import (
     MOST_LOST,
     Worker,
@@ -20,7 +20,7 @@ from slurm.claims import (
 )
 from slurm.search import over
 from slurm.worker import ended, next_trial
-from training.rundir import write_json
+from training.rundir import submissions, write_json
 from training.sweepdir import SweepDir, Trial
 
 
@@ -202,7 +202,7 @@ def began(sweep: SweepDir, number: int, job: str, **more: object) -> None:
     """Write that a job began the run of a trial."""
     run = sweep.run(Trial(number, f"run-{number}", {}))
     run.path.mkdir(parents=True, exist_ok=True)
-    write_json(run.jobs, {"jobs": [*entries(run), {"job_id": job, "began": 1.0, **more}]})
+    write_json(run.jobs, {"jobs": [*submissions(run.jobs), {"job_id": job, "began": 1.0, **more}]})
 
 
 def test_a_run_that_another_sweep_began_is_left_to_it(sweep: SweepDir) -> None:
@@ -213,7 +213,7 @@ def test_a_run_that_another_sweep_began_is_left_to_it(sweep: SweepDir) -> None:
     assert found is not None and found.number == 3
     # A person has the one that failed run again, and only that.
     run = sweep.run(Trial(1, "run-1", {}))
-    want(sweep, {1: [beginning(e) for e in entries(run)]})
+    want(sweep, {1: [beginning(e) for e in submissions(run.jobs)]})
     found = next_trial(sweep, Worker("1_1"), False)
     assert found is not None and found.number == 1
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from slurm.begun import Begun, beginning, entries, want
+from slurm.begun import Begun, beginning, want
 from slurm.claims import Worker, claim, read_claims, take_over
 from slurm.trial import open_run, release
-from training.rundir import read_json, write_atomic, write_json
+from training.rundir import read_json, submissions, write_atomic, write_json
 from training.sweepdir import SweepDir, Trial
 
 from .searches import config
@@ -47,15 +47,15 @@ def test_of_two_sweeps_one_begins_a_run(tmp_path: Path) -> None:
     write_json(run.request, {"note": 1})
     with pytest.raises(Begun, match="demo-run is somebody else's"):
         open_run(other, TRIAL, "200_0", slurm=True)
-    assert [e["job_id"] for e in entries(run)] == ["100_0"]
+    assert [e["job_id"] for e in submissions(run.jobs)] == ["100_0"]
     assert run.request.exists(), "what was asked of it stands"
     assert open_run(one, TRIAL, "100_0", slurm=True)[1] == 0, "it is its own"
     # A person asked for it again after it was over: the other sweep may go on with it.
     run.attempt(0).mkdir(parents=True)
-    want(other, {0: [beginning(e) for e in entries(run)]})
+    want(other, {0: [beginning(e) for e in submissions(run.jobs)]})
     again, first = open_run(other, TRIAL, "200_0", slurm=True, lanes=2)
     assert first == 1 and again.path == run.path and not run.request.exists()
-    assert [e["job_id"] for e in entries(run)] == ["100_0", "200_0"]
+    assert [e["job_id"] for e in submissions(run.jobs)] == ["100_0", "200_0"]
     assert (read_json(run.plan) or {})["cores_per_rank"] == 2
     assert not list(run.path.glob(".*"))
 
@@ -65,7 +65,7 @@ def test_many_at_once_begin_a_run_once(tmp_path: Path) -> None:
     with ProcessPoolExecutor(8) as pool:
         begun = list(pool.map(begin, sweeps, [f"{n}00_0" for n in range(8)]))
     assert sum(begun) == 1
-    assert len(entries(SweepDir(sweeps[0]).run(TRIAL))) == 1
+    assert len(submissions(SweepDir(sweeps[0]).run(TRIAL).jobs)) == 1
     assert len(list((tmp_path / "runs").iterdir())) == 2, "nothing of the others is left"
 
 
@@ -76,7 +76,7 @@ def test_a_worker_goes_on_for_one_of_its_own_sweep_that_vanished(tmp_path: Path)
     assert not begin(str(sweep.path), "100_1")
     assert take_over(sweep, 0, read_claims(sweep)[0])
     assert begin(str(sweep.path), "100_1")
-    assert [e["job_id"] for e in entries(run)] == ["100_0", "100_1"]
+    assert [e["job_id"] for e in submissions(run.jobs)] == ["100_0", "100_1"]
 
 
 def test_a_job_that_was_done_with_a_run_has_it_anew(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_job_that_was_done_with_a_run_has_it_anew(tmp_path: Path) -> None:
     run.attempt(0).mkdir(parents=True)
     write_json(run.request, {"stop": True})
     _, first = open_run(sweep, TRIAL, "100_0", slurm=True)
-    (entry,) = entries(run)
+    (entry,) = submissions(run.jobs)
     assert first == entry["first_attempt"] == 1 and not entry.get("released")
     assert not run.request.exists()
 
@@ -96,5 +96,5 @@ def test_a_later_trial_of_a_job_has_the_time_of_the_jobs_submission(tmp_path: Pa
     submitted = time.time() - 3600
     write_json(sweep.jobs, {"jobs": [{"job_id": "100", "time": submitted}, {"job_id": "99"}]})
     run, _ = open_run(sweep, TRIAL, "100_7", slurm=True)
-    (entry,) = entries(run)
+    (entry,) = submissions(run.jobs)
     assert entry["time"] == submitted and entry["began"] > submitted + 3000
