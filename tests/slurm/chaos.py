@@ -358,13 +358,15 @@ def said(run: RunDir) -> str:
     return "".join(p.read_text(errors="replace") for p in run.submitit.glob("*.out"))[-3000:]
 
 
-def play_all(place: Arena, kind: Kind, turn: int = 0) -> Iterable[Outcome]:
+def play_all(
+    place: Arena, kind: Kind, turn: int = 0, faults: Sequence[str] = FAULTS
+) -> Iterable[Outcome]:
     """Yield what becomes of a kind of run with every fault; `turn` rotates their order."""
-    names = list(SURVIVED)
+    names = [name for name in SURVIVED if name in faults]
     turn %= len(names)
     names = names[turn:] + names[:turn]
     yield from play(place, kind, names, [SAVE_EVERY] * len(names))
-    for name in ALONE:
+    for name in (name for name in ALONE if name in faults):
         yield play_alone(place, kind, name)
 
 
