@@ -10,6 +10,7 @@ from training.batching import (
     cut_step,
     epoch_order,
     measure,
+    micro_overhead,
     round_up,
     step_ids,
     steps_in_epoch,
@@ -126,3 +127,18 @@ def test_padding_and_balance_on_long_tailed_lengths():
     assert large.padding_efficiency > 0.95
     assert large.rank_imbalance < 1.03
     assert small.empty_share == 0
+
+
+def test_the_dearer_a_micro_batch_the_fewer_are_cut():
+    """A vocabulary or a lower precision makes one dearer in tokens."""
+    lengths = np.random.default_rng(0).gamma(3, 5, 64).astype(np.int32) + 4
+    costs = [
+        micro_overhead("cpu"),
+        micro_overhead("cpu", "fp32", 2.1),
+        micro_overhead("cpu", "bf16", 2.1),
+        micro_overhead("cuda", "bf16", 2.1),
+    ]
+    assert costs == sorted(costs)
+    assert micro_overhead("cpu", "bf16", 0.0) == costs[0], "of a frozen encoder too"
+    slots = [cut_step(np.arange(64), lengths, 1, 1024, overhead=cost).slots for cost in costs]
+    assert slots == sorted(slots, reverse=True) and slots[0] > slots[-1]
