@@ -53,6 +53,8 @@ def run_command(command: object, args: Sequence[str] | None = None) -> NoReturn:
         _fail(str(error))
     except click.NoSuchOption as error:
         _fail(_unknown_option(error))
+    except click.BadParameter as error:
+        _fail(_bad_value(error))
     except click.ClickException as error:
         _fail(error.format_message())
     except (click.Abort, KeyboardInterrupt):
@@ -73,6 +75,25 @@ def _unknown_option(error: object) -> str:
         if name.startswith("--")
     ]
     return f"unknown flag '{error.option_name}': {nearest(error.option_name, [*known, '--help'])}"
+
+
+def _bad_value(error: object) -> str:
+    """Return what a flag with a number wants, in the words of those that the configuration checks."""
+    import click
+
+    assert isinstance(error, click.BadParameter)
+    kind = error.param.type if error.param else None
+    whole = isinstance(kind, type(click.INT))
+    if error.param is None or not (whole or isinstance(kind, type(click.FLOAT))):
+        return error.format_message()
+    low, high = getattr(kind, "min", None), getattr(kind, "max", None)
+    span = (
+        "" if low is None else f" from {low:g} on" if high is None else f" from {low:g} to {high:g}"
+    )
+    got = error.message.split(" is not ")[0].strip("'")
+    unit = error.param.metavar or ""
+    words = ("a whole number" if whole else "a number") + (f" ({unit})" if len(unit) > 1 else "")
+    return f"{error.param.opts[-1]}: expected {words}{span}, got '{got}'"
 
 
 def _fail(message: str) -> NoReturn:

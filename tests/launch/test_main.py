@@ -99,6 +99,30 @@ def test_errors_are_one_line(
         assert shown == text
 
 
+@pytest.mark.parametrize(
+    ("kind", "typed", "text"),
+    [
+        (click.FloatRange(min=0), "x", "expected a number (DAYS) from 0 on, got 'x'"),
+        (click.FloatRange(0.5, 1), "2", "expected a number (DAYS) from 0.5 to 1, got '2.0'"),
+        (click.IntRange(1), "0", "expected a whole number (DAYS) from 1 on, got '0'"),
+        (int, "1.5", "expected a whole number (DAYS), got '1.5'"),
+        (click.Choice(["a", "b"]), "c", "Invalid value for '--old': 'c' is not one of 'a', 'b'."),
+    ],
+)
+def test_a_number_that_is_none_is_told_what_is_wanted(
+    kind: click.ParamType, typed: str, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @click.command()
+    @click.option("--old", type=kind, metavar="DAYS")
+    def asks(old: object) -> None:
+        """Take a value."""
+
+    with pytest.raises(SystemExit) as stop:
+        run_command(asks, ["--old", typed])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.removeprefix("error: ").removeprefix("--old: ").strip() == text
+
+
 def test_our_own_bugs_keep_their_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         run_command(_command(ZeroDivisionError()), [])
