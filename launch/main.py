@@ -78,7 +78,7 @@ def _unknown_option(error: object) -> str:
 
 
 def _bad_value(error: object) -> str:
-    """Return what a flag with a number wants, in the words of those that the configuration checks."""
+    """Return what a flag with a number wants, in the words that the configuration has for it."""
     import click
 
     assert isinstance(error, click.BadParameter)
@@ -87,9 +87,7 @@ def _bad_value(error: object) -> str:
     if error.param is None or not (whole or isinstance(kind, type(click.FLOAT))):
         return error.format_message()
     low, high = getattr(kind, "min", None), getattr(kind, "max", None)
-    span = (
-        "" if low is None else f" from {low:g} on" if high is None else f" from {low:g} to {high:g}"
-    )
+    span = "" if low is None else f" from {low:g} {'on' if high is None else f'to {high:g}'}"
     got = error.message.split(" is not ")[0].strip("'")
     unit = error.param.metavar or ""
     words = ("a whole number" if whole else "a number") + (f" ({unit})" if len(unit) > 1 else "")
