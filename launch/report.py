@@ -26,8 +26,6 @@ from training.sweepdir import SweepDir
 if TYPE_CHECKING:
     from launch.reporting.tables import Table
 
-MARGIN = 0.01
-
 
 @click.command("report", cls=FlagCommand)
 @click.argument("name", metavar="NAME")
@@ -43,7 +41,7 @@ MARGIN = 0.01
     "--margin",
     type=click.FloatRange(min=0),
     metavar="SCORE",
-    help=f"Sweep: how much worse the recommended batch may be.  [default: {MARGIN}]",
+    help="Sweep: how much worse the recommended batch may be.  [default: 0.01; of mse 5%]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what report.json holds.")
 def report(
@@ -65,7 +63,7 @@ def report(
         raise UsageError(f"--target {target}: write a score, such as 0.85")
     found = need_named(known_runs(runs, name), name, damaged=True)
     if isinstance(found, SweepDir):
-        return report_sweep(found, out, target, MARGIN if margin is None else margin, as_json)
+        return report_sweep(found, out, target, margin, as_json)
     for flag, value in (("--target", target), ("--margin", margin)):
         if value is not None:
             raise UsageError(f"{flag} is for sweeps: {name} is a run")
@@ -73,7 +71,7 @@ def report(
 
 
 def report_sweep(
-    sweep: SweepDir, out: str | None, target: float | None, margin: float, as_json: bool
+    sweep: SweepDir, out: str | None, target: float | None, margin: float | None, as_json: bool
 ) -> int:
     """Write and print the report of a sweep."""
     from launch.reporting.gather import gather_sweep

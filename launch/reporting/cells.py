@@ -5,17 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
 from typing import Any
 
-from launch.grid import short_names
-
-from .records import Evaluation, Record, higher_is_better, number
+from .axes import BATCH, SEED, axis_key, shown
+from .noise import Noise, pooled_noise
+from .records import Evaluation, Record, higher_is_better
 from .stats import Interval, mean_interval, wilson
 
-BATCH = "batch.global_batch"
-SEED = "train.seed"
-RANKS = ("cluster.nodes", "cluster.procs_per_node")
 POINT = 0.01
 """One point of a score that is a fraction."""
 COSTS = ("steps", "examples", "seconds", "hours")
@@ -71,8 +67,8 @@ class Cell:
     hours: Interval | None = None
     """Of whole runs."""
     seconds: Interval | None = None
-    noise: Interval | None = None
-    """Critical batch as the gradients' noise predicts it."""
+    noise: Noise | None = None
+    """Of the finished runs that did not collapse."""
 
     def name(self, varied: Iterable[str]) -> str:
         """Return the values of these axes in words."""
@@ -95,34 +91,12 @@ class Cell:
             "seconds": _plain(self.seconds),
             "hours": _plain(self.hours),
             "hours_unit": self.unit,
-            "noise_scale": _plain(self.noise),
+            "noise_scale": self.noise.plain() if self.noise else None,
         }
 
 
 def _plain(found: Interval | None) -> dict[str, Any] | None:
     return found.plain() if found else None
-
-
-def shown(value: Any) -> str:
-    """Return an axis value as a person types it."""
-    if isinstance(value, float):
-        return f"{value:g}"
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def axis_key(name: str) -> str:
-    """Return the configuration's key that an axis sets, `task` and `model` as they are."""
-    plain = name.strip().removeprefix("--").replace("-", "_")
-    return short_names().get(plain, plain)
-
-
-def axes_of(trials: Iterable[Trial]) -> list[str]:
-    """Return the axes that take more than one value, in order; the seed is none of them."""
-    values: dict[str, set[str]] = {}
-    for trial in trials:
-        for name, value in trial.axes.items():
-            values.setdefault(name, set()).add(json.dumps(value, sort_keys=True))
-    return [n for n, seen in values.items() if len(seen) > 1 and axis_key(n) != SEED]
 
 
 def collapsed(record: Record, baseline: float | None) -> bool:
@@ -174,17 +148,27 @@ def _between(low: float | None, high: float | None, share: float) -> float | Non
     return high if low is None else low + share * (high - low)
 
 
-def default_target(cells: Iterable[Cell], metric: str) -> float | None:
-    """Return the target where none is asked for; None where no run finished.
+def default_target(
+    cells: Iterable[Cell], metric: str, floor: float | None
+) -> tuple[float | None, str]:
+    """Return the target where none is asked for, and where it is from.
 
     The best mean less one point; of an error, of which less is better, 5% above the best mean.
+    Where one constant answer would meet that, half of the way from its score to the best mean;
+    None where no run is better, or none finished.
     """
     means = [c.score.value for c in cells if c.score]
     if not means:
-        return None
-    if higher_is_better(metric):
-        return round(max(means) - POINT, 4)
-    return float(f"{min(means) * 1.05:.4g}")
+        return None, "no run has a score"
+    higher = higher_is_better(metric)
+    best = max(means) if higher else min(means)
+    found = round(best - POINT, 4) if higher else float(f"{best * 1.05:.4g}")
+    if floor is None or (found > floor if higher else found < floor):
+        return found, "the best mean less one point" if higher else "5% above the best mean"
+    if best <= floor if higher else best >= floor:
+        return None, "no combination is better than one constant answer"
+    middle = float(f"{(best + floor) / 2:.4g}")
+    return middle, "the middle between one constant answer and the best mean"
 
 
 def make_cells(trials: Sequence[Trial], baseline: float | None, target: float | None) -> list[Cell]:
@@ -220,7 +204,13 @@ def _cell(trials: list[Trial], baseline: float | None, target: float | None) -> 
     ended = [r for r in records if _ended(r)]
     higher = higher_is_better(next((r.metric for r in done), ""))
     fallen = sum(collapsed(r, baseline) for r in ended)
-    met = [m for r in done if target is not None and (m := reach(r.evaluations, target, higher))]
+    met = [
+        m
+        for r in done
+        if target is not None
+        and not collapsed(r, baseline)
+        and (m := reach(r.evaluations, target, higher))
+    ]
     first = records[0]
     return Cell(
         axes={n: v for n, v in trials[0].axes.items() if axis_key(n) != SEED},
@@ -237,7 +227,7 @@ def _cell(trials: list[Trial], baseline: float | None, target: float | None) -> 
         bound=any(m.bound for m in met),
         hours=_mean([r.hours for r in done]),
         seconds=_mean([r.seconds for r in done]),
-        noise=mean_interval([s for r in done if (s := number(r.noise.get("scale"))) is not None]),
+        noise=pooled_noise([r for r in done if not collapsed(r, baseline)]),
     )
 
 
@@ -266,82 +256,3 @@ def _axis_batch(trial: Trial) -> int | None:
             except (TypeError, ValueError):
                 return None
     return None
-
-
-def front(cells: Iterable[Cell]) -> list[Cell]:
-    """Return the cells that no other beats in score and in hours both, the cheapest first."""
-    known = [c for c in cells if c.score and c.hours]
-    found = []
-    for cell in known:
-        if not any(_beats(other, cell) for other in known):
-            found.append(cell)
-    return sorted(found, key=lambda c: c.hours.value if c.hours else 0.0)
-
-
-def _gain(cell: Cell) -> float:
-    assert cell.score is not None
-    metric = next((t.record.metric for t in cell.trials if t.record.metric), "")
-    return cell.score.value if higher_is_better(metric) else -cell.score.value
-
-
-def _beats(one: Cell, other: Cell) -> bool:
-    assert one.hours and other.hours
-    gain, cost = _gain(one) - _gain(other), other.hours.value - one.hours.value
-    return gain >= 0 and cost >= 0 and (gain > 0 or cost > 0)
-
-
-@dataclass(frozen=True)
-class Advice:
-    """The batch to use, by a rule that the report states."""
-
-    cell: Cell
-    best: Cell
-    margin: float
-    single: bool
-    """No combination has several seeds: means were compared."""
-
-
-def recommend(cells: Iterable[Cell], margin: float) -> Advice | None:
-    """Return the cell with the largest batch that is at most `margin` worse than the best.
-
-    What is compared is the worse end of the mean's interval, so that few or scattered seeds never
-    speak for a batch; the best is the cell where that end is best. Cells of one run have no
-    interval and count only where no cell has one.
-    """
-    known = [c for c in cells if c.score and c.batch]
-    several = [c for c in known if c.score and c.score.low is not None]
-    chosen = several or known
-    if not chosen:
-        return None
-    ends = {id(c): _worse_end(c) for c in chosen}
-    best = max(chosen, key=lambda c: ends[id(c)])
-    near = [c for c in chosen if ends[id(c)] >= ends[id(best)] - margin - 1e-12]
-    cheap = {id(c): -c.hours.value if c.hours else -float("inf") for c in near}
-    cell = max(near, key=lambda c: (c.batch or 0, ends[id(c)], cheap[id(c)]))
-    return Advice(cell, best, margin, not several)
-
-
-def _worse_end(cell: Cell) -> float:
-    """Return the worse end of a cell's interval, as a gain."""
-    assert cell.score is not None
-    metric = next((t.record.metric for t in cell.trials if t.record.metric), "")
-    end = cell.score.low if higher_is_better(metric) else cell.score.high
-    value = cell.score.value if end is None else end
-    return value if higher_is_better(metric) else -value
-
-
-def noise_mean(cells: Iterable[Cell]) -> Interval | None:
-    """Return the predicted critical batch over all runs that measured it."""
-    values = [
-        s
-        for c in cells
-        for t in c.trials
-        if t.record.state == "finished" and (s := number(t.record.noise.get("scale"))) is not None
-    ]
-    return mean_interval(values)
-
-
-def mean_of(values: Iterable[float | None]) -> float | None:
-    """Return the mean of what is known."""
-    known = [v for v in values if v is not None]
-    return fmean(known) if known else None

@@ -73,7 +73,8 @@ def fit(pairs: Sequence[tuple[float, float]], confidence: float = CONFIDENCE) ->
     if distinct < FEWEST:
         return _said(
             nothing,
-            f"at {distinct} batch sizes all runs reached the target: a fit needs {FEWEST}",
+            f"at {distinct} batch size{'s' * (distinct != 1)} all runs are known to have reached "
+            f"the target: a fit needs {FEWEST}",
         )
     weights = [1.0 / s**2 for s, _ in data]
     smin, emin, inverse = _line(data, weights)

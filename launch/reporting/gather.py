@@ -66,13 +66,14 @@ def gather_run(run: RunDir) -> RunReport:
     )
 
 
-def gather_sweep(sweep: SweepDir, target: float | None, margin: float) -> SweepReport:
+def gather_sweep(sweep: SweepDir, target: float | None, margin: float | None) -> SweepReport:
     """Read a sweep and all its runs.
 
     Args:
         sweep: its folder.
         target: the score to reach; None: one that follows from the runs.
-        margin: by how much a recommended batch may be worse than the best.
+        margin: by how much a recommended batch may be worse than the best; None: see
+            `advice.default_margin`.
 
     Raises:
         UsageError: it has no trials, or the target is none that its metric can have.

@@ -260,13 +260,24 @@ def read_evaluations(
     begun = list(attempts)
     found = []
     for line in lines:
-        step, epoch = whole(line.get("step")), number(line.get("epoch"))
+        step = whole(line.get("step"))
         if line.get("split") != split or step is None:
             continue
-        examples = epoch * rows if epoch is not None and rows else step * batch if batch else None
+        examples = _examples(step, rows, batch)
         seconds, used = _spent(line, begun, rates)
         found.append(Evaluation(step, examples, seconds, used, number(line.get(metric))))
     return found
+
+
+def _examples(step: int, rows: int | None, batch: int | None) -> float | None:
+    """Return the rows that so many steps trained on; the last step of an epoch takes what is left.
+
+    `epoch` of a line is in steps: by it the last step would weigh as much as the others.
+    """
+    if not batch or not rows:
+        return step * batch if batch else None
+    whole_epochs, more = divmod(step, -(-rows // batch))
+    return whole_epochs * rows + min(more * batch, rows)
 
 
 def _spent(

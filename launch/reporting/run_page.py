@@ -86,7 +86,7 @@ def summary(record: Record) -> list[tuple[str, str]]:
         found.append((quantity(record.hours), record.unit))
     if speed := number(record.throughput.get("examples_per_second")):
         found.append((svg.number(speed), "examples a second"))
-    if scale := number(record.noise.get("scale")):
+    if (scale := number(record.noise.get("scale"))) and scale > 0:
         low, high = (number(record.noise.get(key)) for key in ("low", "high"))
         ends = f"{svg.number(low or 0.0)} to " + (svg.number(high) if high else "no bound")
         found.append((svg.number(scale), f"critical batch predicted by gradient noise ({ends})"))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
-from .cells import BATCH, RANKS, SEED, Trial, axis_key, shown
+from .axes import BATCH, RANKS, SEED, axis_key, shown
+from .cells import Trial
 from .records import Record, number
-from .stats import Interval, mean_interval
+from .stats import Interval, mean_ratio
 
 PARTS = ("useful", "padding", "imbalance", "communication", "data")
 """What a rank's training time goes into; together all of it."""
@@ -25,7 +26,7 @@ class Point:
     speed: float
     """Examples a second, mean over seeds."""
     efficiency: Interval
-    """Speed of a rank over that of a rank in the smallest run."""
+    """Speed of a rank over that of a rank in the smallest runs; these are 1 by definition."""
     shares: Mapping[str, float]
     """See `PARTS`; empty where the runs did not tell."""
     arithmetic: float | None
@@ -70,8 +71,13 @@ def loss_shares(throughput: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def make_series(trials: Sequence[Trial]) -> list[Series]:
-    """Return every strong and weak series of trials of one task with two or more world sizes."""
+def make_series(trials: Sequence[Trial], tied: Collection[str] = ()) -> list[Series]:
+    """Return every strong and weak series of trials of one task with two or more world sizes.
+
+    Args:
+        trials: they.
+        tied: axes that follow the batch, see `axes.tied_axes`.
+    """
     known = [
         t
         for t in trials
@@ -84,23 +90,23 @@ def make_series(trials: Sequence[Trial]) -> list[Series]:
     for kind in ("strong", "weak"):
         groups: dict[str, list[Trial]] = {}
         for trial in known:
-            groups.setdefault(_group(trial, kind), []).append(trial)
+            groups.setdefault(_group(trial, kind, tied), []).append(trial)
         for group in groups.values():
             if len({t.record.ranks for t in group}) > 1:
-                found.append(Series(kind, _name(group, kind), tuple(_points(group))))
+                found.append(Series(kind, _name(group, kind, tied), tuple(_points(group))))
     return found
 
 
-def _rest(trial: Trial) -> dict[str, Any]:
+def _rest(trial: Trial, tied: Collection[str]) -> dict[str, Any]:
     apart = (SEED, BATCH, *RANKS)
-    return {n: v for n, v in trial.axes.items() if axis_key(n) not in apart}
+    return {n: v for n, v in trial.axes.items() if axis_key(n) not in apart and n not in tied}
 
 
-def _group(trial: Trial, kind: str) -> str:
+def _group(trial: Trial, kind: str, tied: Collection[str]) -> str:
     record = trial.record
     size = record.global_batch if kind == "strong" else _per_rank(record)
     kinds = [record.plan.get("device_kind"), record.results.get("precision")]
-    return json.dumps([_rest(trial), size, *kinds], sort_keys=True)
+    return json.dumps([_rest(trial, tied), size, *kinds], sort_keys=True)
 
 
 def _per_rank(record: Record) -> float:
@@ -108,10 +114,10 @@ def _per_rank(record: Record) -> float:
     return record.global_batch / record.ranks
 
 
-def _name(group: Sequence[Trial], kind: str) -> str:
+def _name(group: Sequence[Trial], kind: str, tied: Collection[str]) -> str:
     first = group[0].record
     size = f"batch {first.global_batch}" if kind == "strong" else f"{_per_rank(first):g} a rank"
-    return ", ".join([size, *(f"{n}={shown(v)}" for n, v in _rest(group[0]).items())])
+    return ", ".join([size, *(f"{n}={shown(v)}" for n, v in _rest(group[0], tied).items())])
 
 
 def _speed(record: Record) -> float:
@@ -122,13 +128,12 @@ def _points(group: Sequence[Trial]) -> Iterable[Point]:
     sizes = sorted({t.record.ranks for t in group if t.record.ranks})
     by_size = {n: [t.record for t in group if t.record.ranks == n] for n in sizes}
     base = by_size[sizes[0]]
-    each = fmean(_speed(r) / sizes[0] for r in base)
+    each = [_speed(r) / sizes[0] for r in base]
     base_work = _arithmetic(base, sizes[0])
     for size, records in by_size.items():
-        ratio = mean_interval([_speed(r) / size / each for r in records])
-        assert ratio is not None
-        if ratio.low is not None and ratio.low < 0:
-            ratio = replace(ratio, low=0.0)
+        ratio = Interval(1.0, None, None, len(base))
+        if size != sizes[0]:
+            ratio = mean_ratio([_speed(r) / size for r in records], each)
         work = _arithmetic(records, size)
         yield Point(
             ranks=size,

@@ -27,7 +27,8 @@ class Interval:
 
     def plain(self) -> dict[str, float | int | None]:
         """Return it ready for JSON."""
-        return {"value": self.value, "low": self.low, "high": self.high, "count": self.count}
+        high = None if self.high is not None and math.isinf(self.high) else self.high
+        return {"value": self.value, "low": self.low, "high": high, "count": self.count}
 
 
 def beta_inc(a: float, b: float, x: float) -> float:
@@ -117,6 +118,30 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> In
         t_quantile((1 + confidence) / 2, len(values) - 1) * stdev(values) / math.sqrt(len(values))
     )
     return Interval(mean, mean - half, mean + half, len(values))
+
+
+def mean_ratio(
+    above: Sequence[float], below: Sequence[float], confidence: float = CONFIDENCE
+) -> Interval:
+    """Return the ratio of the means of two samples of positive numbers.
+
+    The interval is Welch's on the logarithm, by the delta method: the variances of both means
+    count, relative to the means. None where a sample has a single value.
+    """
+    parts = []
+    for values in (above, below):
+        if len(values) > 1:
+            parts.append((stdev(values) / fmean(values)) ** 2 / len(values))
+    value, count = fmean(above) / fmean(below), min(len(above), len(below))
+    if len(parts) < 2:
+        return Interval(value, None, None, count)
+    total = sum(parts)
+    if total == 0:
+        return Interval(value, value, value, count)
+    weights = zip(parts, (len(above) - 1, len(below) - 1), strict=True)
+    degrees = total**2 / sum(part**2 / df for part, df in weights)
+    factor = math.exp(t_quantile((1 + confidence) / 2, degrees) * math.sqrt(total))
+    return Interval(value, value / factor, value * factor, count)
 
 
 def wilson(successes: int, count: int, confidence: float = CONFIDENCE) -> Interval | None:

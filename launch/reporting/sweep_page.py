@@ -6,8 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from . import page, svg
-from .cells import Cell, Trial, shown
+from .axes import shown
+from .cells import Cell, Trial
 from .gather import SweepReport
+from .noise import Noise
 from .parts import Part
 from .stats import Interval
 from .sweep_plots import (
@@ -54,7 +56,7 @@ def sweep_page(report: SweepReport, now: float | None = None) -> str:
 
 def _part(part: Part) -> Iterable[str]:
     yield page.keys(summary(part))
-    if not any(c.score for c in part.cells):
+    if not any(c.ended for c in part.cells):
         yield page.paragraph("No trial has finished yet: there is nothing to plot.")
     else:
         yield from _scores(part)
@@ -125,7 +127,7 @@ def summary(part: Part) -> list[tuple[str, str]]:
         found.append((score(best.score), f"best mean {part.metric}: {name}"))
     for one in part.critical[:2]:
         where = f", {one.name}" if one.name else ""
-        told = quantity(one.predicted) if one.predicted else ""
+        told = predicted_words(one.noise) if one.predicted else ""
         if one.measured.value is not None:
             m = one.measured
             also = f"; predicted by gradient noise {told}" if told else ""
@@ -174,6 +176,11 @@ def _scores(part: Part) -> Iterable[str]:
         figures += score_plots(part, panel, x)
     figures += search_plots(part)
     yield page.plots(figures)
+    if part.tied:
+        names = " and ".join(part.tied)
+        verb = "follow" if len(part.tied) > 1 else "follows"
+        said = f"{names} {verb} from the batch and the line: plots do not tell values apart."
+        yield page.paragraph(said, "said")
     best = [i for i, c in enumerate(part.cells) if part.advice and c is part.advice.cell]
     yield page.table(cell_table(part), best)
 
@@ -186,6 +193,8 @@ def cut(found: Sequence[Panel]) -> list[Panel]:
 
 def _costs(part: Part) -> Iterable[str]:
     if part.target is None:
+        if any(c.ended for c in part.cells):
+            yield page.paragraph(f"No cost to reach a target is told: {part.target_from}.")
         return
     x = across(part)
     yield page.heading(f"Cost to reach {part.metric} {part.target:g}")
@@ -237,8 +246,10 @@ def _critical(part: Part) -> Iterable[str]:
         "measured it (noise in results.json).",
         "said",
     )
-    if all(c.predicted is None for c in part.critical):
+    if part.noise is None:
         yield page.paragraph("No run measured its gradient noise: nothing is predicted.")
+    elif part.noise.scale is None:
+        yield page.paragraph(f"Predicted by gradient noise: {predicted_words(part.noise)}.")
     yield page.plots(trade_plot(part))
     yield page.table(critical_table(part))
 
@@ -248,7 +259,7 @@ def _front(part: Part) -> Iterable[str]:
     if advice is None:
         return
     yield page.heading("Which batch to use")
-    yield page.paragraph(f"{advice_words(part)} {rule_words(part)}")
+    yield page.paragraph(f"{advice_words(part)} {rule_words(part)} {doubt_words(part)}".strip())
     yield page.plots(front_plot(part))
     names = "; ".join(
         f"{c.name(part.varied) or 'all'} ({score(c.score)}, {quantity(c.hours)} {part.unit})"
@@ -262,6 +273,10 @@ def advice_words(part: Part) -> str:
     """Return the recommendation in one sentence."""
     advice = part.advice
     if advice is None:
+        if any(c.collapsed for c in part.cells) and not any(
+            c.score and not c.collapsed for c in part.cells
+        ):
+            return "No batch can be recommended: every combination that ended has collapsed runs."
         return "No batch can be recommended yet."
     name = advice.cell.name(part.lines)
     return (
@@ -280,27 +295,40 @@ def rule_words(part: Part) -> str:
             f"The rule: the largest batch whose score is at most {advice.margin:g} worse than the "
             "best. No combination has several finished seeds, so chance may have decided."
         )
-    found = advice.cell.score
-    half = (found.high - found.low) / 2 if found and found.high and found.low is not None else 0.0
-    wide = WIDE * max(advice.margin, 0.01)
     return (
         f"The rule: the largest batch whose interval's {end} end is at most {advice.margin:g} "
         f"worse than the best {end} end "
-        f"({advice.best.name(part.varied) or 'all'}: {_end(part)}). Combinations of one run do "
-        "not count."
-        + (f" Its interval, ±{half:.2g}, is wide: run more seeds." if half > wide else "")
+        f"({advice.best.name(part.varied) or 'all'}: {svg.number(advice.end)}). An interval is "
+        "taken to be at least as wide as the median scatter over seeds makes it. "
+        "Combinations of one run, and those where a run collapsed, do not count."
     )
+
+
+def doubt_words(part: Part) -> str:
+    """Return what speaks for waiting or for more seeds before a recommendation is followed."""
+    advice = part.advice
+    if advice is None:
+        return ""
+    found = []
+    if advice.half > WIDE * (advice.margin or 0.01):
+        found.append(f"Its interval, ±{advice.half:.2g}, is wide: run more seeds.")
+    for cell in advice.waiting:
+        where = cell.name(part.varied) or "all"
+        found.append(f"Of {where} {cell.ended} of {len(cell.trials)} seeds have ended.")
+    return " ".join(found)
 
 
 WIDE = 5.0
 """Margins that half an interval may have before more seeds are asked for."""
 
 
-def _end(part: Part) -> str:
-    assert part.advice and part.advice.best.score
-    found = part.advice.best.score
-    end = found.low if part.higher else found.high
-    return svg.number(found.value if end is None else end)
+def predicted_words(noise: Noise | None) -> str:
+    """Return the critical batch that gradient noise predicts."""
+    if noise is None:
+        return "not measured"
+    if noise.scale is None:
+        return "measured, and hidden by the noise: measure more steps (train.noise_every)"
+    return quantity(noise.scale)
 
 
 def _scaling(part: Part) -> Iterable[str]:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from . import svg
-from .cells import BATCH, RANKS, Cell, axis_key, noise_mean, shown
+from .axes import BATCH, axis_key, number_axis, searched_axes, shown
+from .cells import Cell
 from .charts import Axis, Bar, Curve, Point, Rule, line_chart, stacked_chart
-from .parts import Part, pairs
+from .parts import Part
 from .scaling import PARTS, Series
 from .stats import Interval
 from .svg import Kind
@@ -19,8 +20,6 @@ MOST_LINES = 6
 MOST_PANELS = 8
 REACH = 4
 """How far beyond the batches that were run a predicted one is still drawn, as a factor."""
-SEARCHED = 8
-"""An axis of more numbers than that was searched: it makes points, not lines."""
 Figure = tuple[str, str]
 """Caption and SVG."""
 
@@ -48,8 +47,7 @@ def across(part: Part) -> Across:
         if axis_key(name) == BATCH:
             return Across(name, "global batch (examples a step)", "log2")
     for name in part.varied:
-        found = [c.axes.get(name) for c in part.cells]
-        if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in found):
+        if number_axis(name, [c.axes for c in part.cells]) is not None:
             return _numbers(part, name)
     return Across("", "global batch (examples a step)", "log2")
 
@@ -73,7 +71,7 @@ class Panel:
 def panels(part: Part, x: Across) -> list[Panel]:
     """Return the plots that the cells make: one, or one for each value of an axis."""
     loose = searched(part)
-    rest = [a for a in part.varied if a != x.axis and a not in loose]
+    rest = [a for a in part.varied if a != x.axis and a not in (*loose, *part.tied)]
     joined = all(a == x.axis for a in loose)
     if len(_lines(part.cells, rest)) <= MOST_LINES or not rest:
         return [Panel("", _lines(part.cells, rest), joined)]
@@ -92,13 +90,7 @@ def panels(part: Part, x: Across) -> list[Panel]:
 
 def searched(part: Part) -> list[str]:
     """Return the axes, apart from the batch, that take many numbers."""
-    found = []
-    for name in part.varied:
-        values = [c.axes.get(name) for c in part.cells]
-        plain = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
-        if axis_key(name) != BATCH and len(plain) == len(values) and len(set(plain)) > SEARCHED:
-            found.append(name)
-    return found
+    return searched_axes(part.varied, [c.axes for c in part.cells])
 
 
 def search_plots(part: Part) -> list[Figure]:
@@ -227,7 +219,7 @@ def noise_marks(part: Part, x: Across) -> list[Rule]:
     One line for all: the noise is the task's and the model's, not the rule's.
     """
     batches = [c.batch for c in part.cells if c.batch]
-    found = noise_mean(part.cells)
+    found = part.noise.scale if part.noise else None
     if axis_key(x.axis) != BATCH or found is None or not batches:
         return []
     if not min(batches) / REACH <= found.value <= max(batches) * REACH:
@@ -241,14 +233,12 @@ def _caption(words: str, panel: Panel) -> str:
 
 def trade_plot(part: Part) -> list[Figure]:
     """Return examples against steps to the target, with the fitted hyperbolas."""
-    kept = [a for a in part.varied if axis_key(a) not in (BATCH, *RANKS)]
     curves: list[Curve] = []
     for style, found in enumerate(part.critical[:MOST_LINES]):
         fit = found.measured
-        group = [c for c in part.cells if c.name(kept) == found.name]
         points = [
             Point(s, e, tip=f"batch {e / s:.0f}: {s:.0f} steps, {e:.0f} examples")
-            for s, e in pairs(group, part.target or 0.0, part.metric)
+            for s, e in found.runs
         ]
         if points:
             curves.append(Curve(found.name or "runs", tuple(points), style, joined=False))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,7 +55,7 @@ class Table:
                 value = row.get(column.key)
                 if column.key in wide:
                     found = value if isinstance(value, Interval) else None
-                    cells += [found.value, found.low, found.high] if found else [None] * 3
+                    cells += list(found.plain().values())[:3] if found else [None] * 3
                 else:
                     cells.append(_plain(value))
             writer.writerow(["" if c is None else c for c in cells])
@@ -76,7 +77,8 @@ def quantity(value: Any) -> str:
     if isinstance(value, Interval):
         if value.low is None or value.high is None:
             return svg.number(value.value)
-        return f"{svg.number(value.value)} ({svg.number(value.low)} to {svg.number(value.high)})"
+        high = "no bound" if math.isinf(value.high) else svg.number(value.high)
+        return f"{svg.number(value.value)} ({svg.number(value.low)} to {high})"
     return svg.number(float(value))
 
 
@@ -105,6 +107,10 @@ def rate(value: Any) -> str:
 def words(value: Any) -> str:
     """Return a text; a dash where nothing is known."""
     return "-" if value is None or value == "" else str(value)
+
+
+def _yes(value: Any) -> str:
+    return "yes" if value else ""
 
 
 def gib(value: Any) -> str:
@@ -142,6 +148,7 @@ def cell_table(part: Part) -> Table:
         Column("score", f"{part.metric}, mean ±95%", score),
         Column("collapse_rate", "collapsed", rate),
         Column("reached", "met target", words),
+        Column("bound", "at most", _yes),
         Column("steps", "steps to target", quantity),
         Column("examples", "examples to target", quantity),
         Column("seconds", "seconds to target", quantity),
@@ -159,6 +166,7 @@ def _cell_row(part: Part, cell: Cell) -> dict[str, Any]:
         "score": cell.score,
         "collapse_rate": cell.collapse,
         "reached": f"{cell.reached} of {cell.ended}" if cell.ended else None,
+        "bound": cell.bound if cell.reached else None,
         "run_hours": cell.hours,
     }
     return row | {name: cell.cost.get(name) for name in COSTS}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from .cells import Cell, shown
+from .axes import shown
+from .cells import Cell
 from .gather import RunReport, SweepReport
 from .page import listed
 from .parts import Part
 from .run_page import headline, summary
-from .sweep_page import advice_words, rule_words
+from .sweep_page import advice_words, doubt_words, predicted_words
 from .tables import quantity
 
 WIDTH = 120
@@ -32,12 +33,12 @@ def print_sweep(report: SweepReport) -> None:
 
 
 def _part(console: Any, part: Part) -> None:
-    if not any(c.score for c in part.cells):
+    if not any(c.ended for c in part.cells):
         _say(console, "no trial has finished yet")
         return
     _table(console, part)
-    if part.target is not None:
-        _say(console, f"target {part.metric} {part.target:g}: {part.target_from}")
+    at = "none" if part.target is None else f"{part.target:g}"
+    _say(console, f"target {part.metric} {at}: {part.target_from}")
     for found in part.critical:
         m, name = found.measured, f" ({found.name})" if found.name else ""
         if m.value is not None:
@@ -46,11 +47,11 @@ def _part(console: Any, part: Part) -> None:
             _say(console, f"critical batch{name}: {quantity(m.value)}{between}{more}")
         else:
             _say(console, f"critical batch{name}: {m.says}")
-        if found.predicted is not None:
-            _say(console, f"predicted by gradient noise{name}: {quantity(found.predicted)}")
+        if found.noise is not None:
+            _say(console, f"predicted by gradient noise{name}: {predicted_words(found.noise)}")
     _say(console, advice_words(part))
-    if part.advice and (wide := rule_words(part).partition(" Its interval")[2]):
-        _say(console, f"its interval{wide}")
+    if part.advice and (doubts := doubt_words(part)):
+        _say(console, doubts)
 
 
 def _table(console: Any, part: Part) -> None:
@@ -77,7 +78,7 @@ def _row(part: Part, cell: Cell) -> list[str]:
         f"{half / 2:.4f}" if half is not None else "-",
         f"{cell.collapsed} of {cell.ended}",
         f"{cell.reached} of {cell.ended}",
-        quantity(steps.value if steps else None),
+        f"{'≤' * cell.bound}{quantity(steps.value)}" if steps else "-",
         quantity(cell.hours.value if cell.hours else None),
     ]
 

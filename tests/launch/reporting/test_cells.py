@@ -5,17 +5,9 @@ from typing import Any
 
 import pytest
 
+from launch.reporting.axes import varied_axes
 from launch.reporting.baseline import constant_score
-from launch.reporting.cells import (
-    Trial,
-    axes_of,
-    axis_key,
-    collapsed,
-    front,
-    make_cells,
-    reach,
-    recommend,
-)
+from launch.reporting.cells import Trial, collapsed, default_target, make_cells, reach
 from launch.reporting.records import Evaluation, Record
 from tests.present import present
 from training.sweepdir import TrialState
@@ -95,42 +87,32 @@ def test_the_first_evaluation_is_an_upper_bound_and_never_is_never():
 
 def test_seeds_make_a_cell_and_are_no_axis():
     found = trials((64, "sqrt", 1, 0.8, 1), (64, "sqrt", 2, 0.9, 1), (128, "sqrt", 1, 0.7, 1))
-    assert axes_of(found) == ["global_batch"]
+    assert varied_axes([t.axes for t in found]) == ["global_batch"]
     cells = make_cells(found, 0.5, None)
     assert [(c.batch, len(c.trials), c.ended) for c in cells] == [(64, 2, 2), (128, 1, 1)]
     assert present(cells[0].score).value == pytest.approx(0.85)
 
 
-def test_axes_are_known_by_any_spelling():
-    assert axis_key("--global-batch") == axis_key("batch.global_batch") == "batch.global_batch"
-    assert axis_key("seed") == "train.seed" and axis_key("task") == "task"
+def test_the_target_is_better_than_one_constant_answer():
+    def target(floor, *scores, metric="accuracy"):
+        rows = [Trial(n, {"lr": n}, record(score, metric=metric)) for n, score in enumerate(scores)]
+        return default_target(make_cells(rows, floor, None), metric, floor)
+
+    assert target(0.5, 0.9, 0.8) == (0.89, "the best mean less one point")
+    assert target(0.6838, 0.69, 0.6838)[0] == pytest.approx(0.6869)
+    assert target(0.0, 0.0, 0.0) == (None, "no combination is better than one constant answer")
+    assert target(0.5) == (None, "no run has a score")
+    assert target(0.01, 0.002, 0.009, metric="mse") == (0.0021, "5% above the best mean")
 
 
-def test_the_largest_batch_within_the_margin_is_recommended():
-    rows = [(32, "sqrt", s, 0.90 + 0.001 * s, 4.0) for s in range(3)]
-    rows += [(64, "sqrt", s, 0.895 + 0.001 * s, 2.0) for s in range(3)]
-    rows += [(128, "sqrt", s, 0.80 + 0.001 * s, 1.0) for s in range(3)]
-    # A lucky single run, and a mean of scattered seeds, speak for nothing.
-    rows += [(256, "sqrt", 0, 0.95, 0.5)]
-    rows += [(512, "sqrt", s, 0.90 + 0.1 * s, 0.4) for s in (-1, 0, 1)]
-    cells = make_cells(trials(*rows), 0.5, None)
-    advice = present(recommend(cells, 0.01))
-    assert (advice.cell.batch, advice.best.batch, advice.single) == (64, 32, False)
-    assert present(recommend(cells, 0.0)).cell.batch == 32
-    assert present(recommend(cells, 0.2)).cell.batch == 128
-
-
-def test_single_runs_are_compared_by_their_scores():
-    cells = make_cells(trials((32, "sqrt", 1, 0.90, 1), (64, "sqrt", 1, 0.895, 1)), 0.5, None)
-    advice = present(recommend(cells, 0.01))
-    assert advice.cell.batch == 64 and advice.single
-    assert recommend([], 0.01) is None
-
-
-def test_the_front_has_what_nothing_beats_in_both():
-    rows = [(32, "a", 1, 0.90, 4.0), (64, "a", 1, 0.89, 2.0), (128, "a", 1, 0.85, 3.0)]
-    cells = make_cells(trials(*rows, (256, "a", 1, 0.80, 1.0)), 0.5, None)
-    assert [c.batch for c in front(cells)] == [256, 64, 32]
+def test_a_collapsed_run_reaches_nothing():
+    rows = [
+        Trial(n, {"lr": n}, record(score, evaluations=tuple(evaluations(0.2, score))))
+        for n, score in enumerate((0.68, 0.70))
+    ]
+    fallen, well = make_cells(rows, 0.68, 0.68)
+    assert (fallen.collapsed, fallen.reached) == (1, 0)
+    assert (well.collapsed, well.reached) == (0, 1)
 
 
 def test_the_best_trial_of_a_search_is_none_of_its_last_runs():

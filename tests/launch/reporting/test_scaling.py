@@ -8,6 +8,7 @@ import pytest
 from launch.reporting.cells import Trial
 from launch.reporting.records import Record
 from launch.reporting.scaling import PARTS, loss_shares, make_series
+from tests.present import present
 from training.sweepdir import TrialState
 
 SHARES = {
@@ -71,3 +72,27 @@ def test_what_is_not_in_the_shares_is_slower_arithmetic():
 def test_one_world_size_and_unfinished_runs_are_no_series():
     assert make_series([trial(2, 64, 100.0), trial(2, 64, 110.0, seed=2)]) == []
     assert make_series([trial(1, 64, 100.0), trial(2, 64, 150.0, state="running")]) == []
+
+
+def test_the_interval_has_the_scatter_of_both_and_the_base_has_none():
+    speeds = {1: (100.0, 110.0, 120.0), 4: (396.0, 400.0, 404.0)}
+    runs = [
+        trial(n, 64, speed, seed) for n, row in speeds.items() for seed, speed in enumerate(row)
+    ]
+    (strong, *_) = make_series(runs)
+    base, four = (p.efficiency for p in strong.points)
+    assert (base.value, base.low) == (1.0, None)
+    assert four.value == pytest.approx(400 / 440)
+    assert present(four.low) < 0.8 < 1.05 < present(four.high)
+    (strong, *_) = make_series(runs[2:])
+    assert strong.points[1].efficiency.low is None, "one run of the base: its scatter is not known"
+
+
+def test_what_follows_the_batch_parts_no_weak_series():
+    runs = [trial(1, 64, 100.0), trial(2, 128, 190.0)]
+    own = [
+        Trial(0, {**t.axes, "eval_every": 400 // present(t.record.ranks)}, t.record) for t in runs
+    ]
+    assert make_series(own) == []
+    (weak,) = make_series(own, ["eval_every"])
+    assert weak.kind == "weak" and len(weak.points) == 2

@@ -1,0 +1,78 @@
+"""The critical batch as the gradients' noise predicts it, over several runs. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from .records import Record, number
+from .stats import CONFIDENCE, Interval, t_quantile
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What runs measured of their gradients' noise."""
+
+    runs: int
+    scale: Interval | None
+    """The noise scale, a batch size; its upper end is infinite where the gradient could be zero.
+    None where the mean of |G|² is not above zero: the noise hides it."""
+
+    def plain(self) -> dict[str, Any] | None:
+        """Return the scale ready for JSON."""
+        return self.scale.plain() if self.scale else None
+
+
+def pooled_noise(records: Sequence[Record]) -> Noise | None:
+    """Return the noise scale over runs; None where none measured it.
+
+    As of the steps of one run (docs/noise-scale.md), mean tr Σ over mean |G|²: the mean of the
+    runs' ratios would be biased, and runs whose mean |G|² fell below zero would drop out of it.
+    The bounds are Fieller's over runs, those of its own steps where there is one run.
+    """
+    told = [
+        (square, trace, r.noise)
+        for r in records
+        if (square := number(r.noise.get("gradient_square"))) is not None
+        and (trace := number(r.noise.get("trace"))) is not None
+    ]
+    if not told:
+        return None
+    squares, traces = [s for s, _, _ in told], [t for _, t, _ in told]
+    square, trace = fmean(squares), fmean(traces)
+    if square <= 0 or trace <= 0:
+        return Noise(len(told), None)
+    if len(told) == 1:
+        low, high = (number(told[0][2].get(key)) for key in ("low", "high"))
+        if low is None:
+            return Noise(1, Interval(trace / square, None, None, 1))
+        ends = max(0.0, low), math.inf if high is None else high
+    else:
+        ends = fieller(traces, squares)
+    return Noise(len(told), Interval(trace / square, *ends, len(told)))
+
+
+def fieller(above: Sequence[float], below: Sequence[float]) -> tuple[float, float]:
+    """Return the bounds of mean(above) / mean(below), which are measured in pairs.
+
+    E. C. Fieller, J. R. Stat. Soc. B 16 (1954) 175-185. Both means are above zero; the upper bound
+    is infinite where the lower mean could be zero, and no bound is below zero.
+    """
+    count = len(above)
+    up, down = fmean(above), fmean(below)
+    factor = t_quantile((1 + CONFIDENCE) / 2, count - 1) ** 2 / (count * (count - 1))
+    upper = factor * math.fsum((a - up) ** 2 for a in above)
+    lower = factor * math.fsum((b - down) ** 2 for b in below)
+    both = factor * math.fsum((a - up) * (b - down) for a, b in zip(above, below, strict=True))
+    # (up - x·down)² ≤ t²·var(up - x·down): a·x² - 2·b·x + c ≤ 0.
+    a, b, c = down * down - lower, up * down - both, up * up - upper
+    root = b * b - a * c
+    if root < 0 or a == 0:
+        return 0.0, math.inf
+    first, second = sorted(((b - math.sqrt(root)) / a, (b + math.sqrt(root)) / a))
+    if a > 0:
+        return max(0.0, first), second
+    return max(0.0, second), math.inf
