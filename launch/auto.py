@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from slurm import container
-from training.config import RunConfig, UsageError, nearest
+from training.config import RunConfig, UsageError
 
 from . import machine, presets
-from .limits import check_limits, clock, read_limits
+from .gpus import is_before_bf16, is_slice
+from .nodes import Site, gpus_elsewhere, named_gpus, slurm_nodes, this_machine
 
 CPU_TOKENS = 1024
 GPU_TOKENS = 16384
 NO_SLURM = (
     "sbatch is not on this machine, or Slurm does not answer (does sinfo?): use --executor local"
 )
-
-
-@dataclass(frozen=True)
-class Site:
-    """The kind of node that the run will get."""
-
-    where: str
-    """For people: `partition gpu`, `this machine`."""
-    gpus: int
-    cpus: int | None
-    memory_mb: int | None = None
-    """Of the smallest node; None where it is not known."""
 
 
 def decide(config: RunConfig) -> Iterator[tuple[str, Any, str]]:
@@ -50,34 +39,39 @@ def decide(config: RunConfig) -> Iterator[tuple[str, Any, str]]:
             yield "cluster.executor", executor, "auto: sbatch answers"
     if executor == "local" and cluster.nodes > 1:
         raise UsageError("--executor local has one node: use --procs-per-node")
-    site = (
-        slurm_nodes(config)
-        if executor == "slurm"
-        else Site("this machine", machine.local_gpus(), machine.cores())
-    )
+    named = named_gpus(cluster) if executor == "slurm" else None
+    site = slurm_nodes(config) if executor == "slurm" else this_machine()
+    procs, gpus = cluster.procs_per_node, cluster.gpus_per_node
+    if gpus is None and named is not None:
+        gpus = named.gpus
+        yield "cluster.gpus_per_node", gpus, named.said
 
     device: str = engine.device
     if device == "auto":
-        asked = cluster.gpus_per_node
-        device = "cuda" if (site.gpus if asked is None else asked) > 0 else "cpu"
-        has = f"{site.gpus} GPUs a node" if site.gpus else "no GPUs"
-        yield "engine.device", device, f"auto: {site.where} has {has}"
-    procs, gpus = cluster.procs_per_node, cluster.gpus_per_node
+        device = "cuda" if (site.gpus if gpus is None else gpus) > 0 else "cpu"
+        yield "engine.device", device, f"auto: {_has(site, executor)}"
+    slices = bool(site.types) and all(is_slice(t) for t in site.types)
     if procs is None and engine.peer != "none":
         procs = 1
         yield "cluster.procs_per_node", 1, f"--peer {engine.peer} is one rank"
     if device == "cuda":
-        if site.gpus == 0:
-            typed = f"--gpus-per-node {gpus}" if engine.device == "auto" else "--device cuda"
-            raise UsageError(f"{typed}: {site.where} has no GPUs")
+        if gpus is None and procs is None and slices:
+            gpus = 1
+            yield "cluster.gpus_per_node", 1, "slices of GPUs: a process can use one"
+        if site.gpus < (gpus or 1):
+            _check_elsewhere(config, site, gpus)
+            site = replace(site, kinds=())  # nodes of another partition
         if gpus is None:
             gpus = procs or site.gpus
             yield "cluster.gpus_per_node", gpus, "one a rank" if procs else f"all of {site.where}"
         if procs is None:
             procs = gpus
             yield "cluster.procs_per_node", procs, "one a GPU"
-        if gpus > site.gpus:
-            raise UsageError(f"{gpus} GPUs a node asked for, {site.where} has {site.gpus}")
+        if slices and procs > 1:
+            raise UsageError(
+                f"{site.where} has slices of GPUs, of which a node's processes see one: "
+                "use --procs-per-node 1"
+            )
         if procs > gpus:
             raise UsageError(f"--procs-per-node {procs} needs as many GPUs, a node gets {gpus}")
     else:
@@ -88,16 +82,21 @@ def decide(config: RunConfig) -> Iterator[tuple[str, Any, str]]:
         if procs is None:
             procs = 1
             yield "cluster.procs_per_node", 1, "one on a CPU node"
-    if cluster.cpus_per_node is None and site.cpus:
-        cores, why = _share_of_cores(site, device, gpus or 0)
-        yield "cluster.cpus_per_node", cores, why
-    elif cluster.cpus_per_node and site.cpus and cluster.cpus_per_node > site.cpus:
+    options = {k.replace("_", "-").lstrip("-"): v for k, v in cluster.sbatch.items()}
+    each = options.get("cpus-per-gpu", "")
+    if cluster.cpus_per_node is None and each.isdigit() and gpus:
+        yield "cluster.cpus_per_node", int(each) * gpus, f"--sbatch cpus-per-gpu={each}"
+    elif cluster.cpus_per_node is None:
+        if share := site.cores(gpus or 0):
+            yield "cluster.cpus_per_node", *share
+    elif site.most_cores and cluster.cpus_per_node > site.most_cores:
         raise UsageError(
-            f"--cpus-per-node {cluster.cpus_per_node}: {site.where} has {site.cpus} cores a node"
+            f"--cpus-per-node {cluster.cpus_per_node}: {site.where} has {site.most_cores} cores a "
+            "node"
         )
-    said = cluster.mem is not None or cluster.sbatch.keys() & {"mem", "mem-per-cpu", "mem-per-gpu"}
-    if not said and (share := _share_of_memory(site, gpus or 0)):
-        yield "cluster.mem", *share
+    said = cluster.mem is not None or options.keys() & {"mem", "mem-per-cpu", "mem-per-gpu"}
+    if not said and (memory := site.memory(gpus or 0)):
+        yield "cluster.mem", *memory
     if (image := cluster.container) is not None and container.is_file(image):
         path = Path(image).expanduser().absolute()
         if not path.exists():
@@ -111,7 +110,7 @@ def decide(config: RunConfig) -> Iterator[tuple[str, Any, str]]:
         settings = presets.zero_settings(engine.zero_config)
         yield "engine.zero_settings", settings, f"zero_config {engine.zero_config}"
     if engine.precision == "auto":
-        yield "engine.precision", *_precision(device, executor)
+        yield "engine.precision", *_precision(device, executor, site.types)
     if engine.compile == "graphs" and device == "cpu":
         raise UsageError(f"--compile graphs needs a GPU, {site.where} has none: --compile layers")
     if engine.compile == "graphs" and config.batch.pad_multiple == 1:
@@ -125,69 +124,34 @@ def decide(config: RunConfig) -> Iterator[tuple[str, Any, str]]:
         yield "batch.micro_tokens", max(base, longest), why
 
 
-def _share_of_cores(site: Site, device: str, gpus: int) -> tuple[int, str]:
-    assert site.cpus is not None
-    if device == "cuda" and 0 < gpus < site.gpus:
-        return max(1, site.cpus * gpus // site.gpus), f"the share of {gpus} of {site.gpus} GPUs"
-    return site.cpus, f"all of {site.where}"
+def _has(site: Site, executor: str) -> str:
+    """Return in words which GPUs there are."""
+    if not site.gpus:
+        return f"{site.where} has no GPUs"
+    those = sum(k.nodes for k in site.kinds)
+    if executor == "slurm" and those < site.total:
+        return f"{site.where} has nodes with GPUs ({those} of {site.total})"
+    return f"{site.where} has {site.gpus} GPUs a node"
 
 
-def _share_of_memory(site: Site, gpus: int) -> tuple[str, str] | None:
-    """Return the memory that goes with some of a GPU node's GPUs; None: Slurm's default."""
-    if not site.memory_mb or not 0 < gpus <= site.gpus:
-        return None
-    if gpus == site.gpus:
-        return "0", f"all of {site.where}"
-    share = max(1, site.memory_mb * gpus // site.gpus)
-    return f"{share}M", f"the share of {gpus} of {site.gpus} GPUs"
+def _check_elsewhere(config: RunConfig, site: Site, gpus: int | None) -> None:
+    """Raise `UsageError` for more GPUs than there are, unless Slurm finds the partition itself."""
+    typed = f"--gpus-per-node {gpus}" if gpus else "--device cuda"
+    has = f"{site.gpus} a node" if site.gpus else "no GPUs"
+    if config.cluster.executor == "local":
+        raise UsageError(f"{typed}: {site.where} has {has}")
+    names, routed = gpus_elsewhere(config, gpus or 1)
+    if routed and gpus:
+        return
+    hint = f": use --partition {' or '.join(names)}" if names else ""
+    raise UsageError(f"{typed}: {site.where} has {has}{hint}")
 
 
-def _precision(device: str, executor: str) -> tuple[str, str]:
+def _precision(device: str, executor: str, types: list[str]) -> tuple[str, str]:
     if device == "cpu":
         return "fp32", "auto: fp32 on CPUs"
     if executor == "local" and machine.gpu_has_bf16() is False:
         return "fp16", "auto: this GPU has no bf16"
+    if executor == "slurm" and (old := [t for t in types if is_before_bf16(t)]):
+        return "fp16", f"auto: {', '.join(old)} has no bf16"
     return "bf16", "auto: bf16 on GPUs"
-
-
-def slurm_nodes(config: RunConfig) -> Site:
-    """Return what a node of the asked partition has, after checking that it can hold the run.
-
-    Raises:
-        UsageError: the partition is unknown, down, too small, or its time limit is shorter.
-    """
-    from . import slurm_site
-
-    cluster = config.cluster
-    found = slurm_site.partitions()
-    by_name = {p.name: p for p in found}
-    if cluster.partition is None:
-        chosen = [p for p in found if p.default]
-        if not chosen:
-            hint = ", ".join(sorted(by_name)) or "Slurm reports none"
-            raise UsageError(f"Slurm has no default partition: use --partition NAME ({hint})")
-    else:
-        wanted = cluster.partition.split(",")
-        for name in wanted:
-            if name not in by_name:
-                raise UsageError(f"unknown partition '{name}': {nearest(name, by_name)}")
-        chosen = [by_name[name] for name in wanted]
-    names = ",".join(p.name for p in chosen)
-    usable = [p for p in chosen if p.up]
-    if not usable:
-        raise UsageError(f"partition {names} is down")
-    if cluster.nodes > max(p.nodes for p in usable):
-        most = max(p.nodes for p in usable)
-        raise UsageError(f"--nodes {cluster.nodes}: partition {names} has {most} nodes")
-    limits = [p.time_limit_minutes for p in usable]
-    if None not in limits and cluster.time_minutes > max(m for m in limits if m is not None):
-        most = max(m for m in limits if m is not None)
-        raise UsageError(f"--time {cluster.time}: partition {names} allows {clock(most)}")
-    check_limits(cluster, {p.name: read_limits(cluster, p.name) for p in usable})
-    # Of several partitions any may be chosen: the run must fit the smallest node.
-    return Site(
-        f"partition {names}",
-        min(p.gpus_per_node for p in usable),
-        min((p.cpus_per_node for p in usable if p.cpus_per_node), default=None),
-        min((p.memory_mb for p in usable if p.memory_mb), default=None),
-    )

@@ -17,6 +17,8 @@ from training.rundir import read_json, write_json
 from . import gpus, machine
 from .child import ask_module
 from .memory import GIB, MIB, Anatomy, Sizes, encoder, measured, sizes_of
+from .node_kinds import NodeKind
+from .nodes import suitable
 
 LIKE_BERT = frozenset(("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert"))
 """Families whose layers are what `memory.encoder` counts."""
@@ -100,11 +102,11 @@ def node_memory(config: RunConfig) -> Limit | None:
     if cluster.executor != "slurm":
         total = machine.memory_bytes()
         return Limit(total, "this machine") if total else None
-    found = [p for p in _partitions(config) if getattr(p, "memory_mb", 0)]
-    if not found:
+    least = min((k.memory_mb for k in _kinds(config) if k.memory_mb), default=None)
+    if least is None:
         return None
-    least = min(found, key=lambda p: p.memory_mb)
-    return Limit(least.memory_mb * MIB, f"a node of partition {least.name}")
+    names = ",".join(p.name for p in _partitions(config))
+    return Limit(least * MIB, f"a node of partition {names}")
 
 
 def gpu_memory(config: RunConfig) -> Limit | None:
@@ -126,7 +128,7 @@ def _gpu_names(config: RunConfig) -> list[str]:
     asked += [cluster.constraint] if cluster.constraint else []
     if gpus.memory_gb(asked):
         return asked
-    return [t for p in _partitions(config) for t in getattr(p, "gpu_types", ())]
+    return sorted({t for k in _kinds(config) for t in k.gpus if t})
 
 
 def _partitions(config: RunConfig) -> list[Any]:
@@ -136,6 +138,11 @@ def _partitions(config: RunConfig) -> list[Any]:
     wanted = config.cluster.partition
     names = wanted.split(",") if wanted else None
     return [p for p in slurm_site.partitions() if (p.name in names if names else p.default)]
+
+
+def _kinds(config: RunConfig) -> list[NodeKind]:
+    """Return the kinds of node that the run may get."""
+    return suitable(config, [k for p in _partitions(config) for k in p.kinds])
 
 
 def device_kind(config: RunConfig) -> str:

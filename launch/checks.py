@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 _WORD = re.compile(r"^[\w.,:+@%/-]+$")
 _FEATURES = re.compile(r"^[\w.,:+@%/&|()\[\]*-]+$")
+_OF_THE_PLAN = {
+    **{name: f"--{name}" for name in ("partition", "account", "qos", "time", "nodes")},
+    "constraint": "--constraint",
+    "cpus-per-task": "--cpus-per-node",
+}
+"""Options of sbatch that have a flag of their own."""
 _PLAIN = "letters, digits, '.', '_' and '-', beginning with a letter or digit"
 
 
@@ -45,6 +51,8 @@ def check_names(config: RunConfig) -> None:
     if cluster.constraint is not None and not _FEATURES.match(cluster.constraint):
         raise UsageError(f"--constraint {cluster.constraint!r} is not an expression of features")
     for key, value in cluster.sbatch.items():
+        if (flag := _OF_THE_PLAN.get(key.replace("_", "-").lstrip("-"))) is not None:
+            raise UsageError(f"--sbatch {key}: use {flag}, which the plan of the run follows")
         if any(ord(c) < 32 for c in key + value):
             raise UsageError(f"--sbatch {key}: line breaks are refused")
         _refuse_secrets(value, f"--sbatch {key}")

@@ -32,6 +32,7 @@ from training.config import RunConfig, UsageError
 from training.rundir import RunDir
 from training.sweepdir import SweepDir
 
+from .nodes import named_gpus
 from .snapshot import code_root, keep_snapshot, remove_snapshot
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ SIGNAL_SECONDS = 90
 MAIL_TYPES = "END,FAIL,TIME_LIMIT_90"
 """Of Slurm's mail. A job that is queued again has not ended."""
 
-OURS = frozenset(("array", "wrap", "parsable", "test-only", "wait", "output", "error"))
+OURS = frozenset(("array", "wrap", "parsable", "test-only", "wait", "output", "error", "clusters"))
 """Options of sbatch that would break the hand-over between launch and the job."""
 
 SCRUBBED_PREFIXES = (
@@ -137,7 +138,7 @@ def slurm_parameters(
     cluster = config.cluster
     more = sbatch_options(cluster.sbatch)
     gpus = cluster.gpus_per_node or None
-    if more.keys() & {"gres", "gpus", "gpus-per-node", "gpus-per-task"}:
+    if named_gpus(cluster) is not None:
         gpus = None  # said in another way, and both together ask for the sum or are refused
     fixed = cluster.min_nodes in (None, cluster.nodes)
     parameters = {
@@ -146,7 +147,8 @@ def slurm_parameters(
         # With it, Slurm gives a job of `--nodes=1-4` one node though four are free. srun starts one
         # task a node by itself.
         "ntasks_per_node": 1 if fixed else None,
-        "cpus_per_task": cluster.cpus_per_node,
+        # sbatch takes one of the two.
+        "cpus_per_task": None if "cpus-per-gpu" in more else cluster.cpus_per_node,
         "gpus_per_node": gpus,
         "mem": cluster.mem,
         "time": cluster.time_minutes,

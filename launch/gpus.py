@@ -35,6 +35,20 @@ _SIZE = re.compile(r"(\d{1,3})g(?:i?b)?(?![a-z0-9])", re.IGNORECASE)
 _SLICE = re.compile(r"(?<![a-z0-9])\d+g\.(\d{1,3})gb(?![a-z0-9])", re.IGNORECASE)
 
 
+_BEFORE_BF16 = ("p100", "v100", "t4", "rtx2080ti", "gtx1080ti", "titanv", "k80", "m40", "p40")
+"""GPUs whose compute capability is below 8.0 (NVIDIA's table): they have no bf16."""
+
+
+def is_slice(name: str) -> bool:
+    """Return whether a type names a part of a GPU (MIG), of which a process can use one."""
+    return _SLICE.search(name) is not None
+
+
+def is_before_bf16(name: str) -> bool:
+    """Return whether a type names a GPU that has no bf16, as far as is known."""
+    return gpu_of(name, (*_BEFORE_BF16, *GB)) in _BEFORE_BF16
+
+
 def memory_gb(names: Iterable[str]) -> tuple[float, str] | None:
     """Return the memory of the smallest GPU that some names mean, and its name; None if unknown.
 

@@ -24,6 +24,8 @@ class Limits:
     """Accounts that the partition takes; empty: all."""
     qos_names: tuple[str, ...] = ()
     """The cluster's QOS; empty where unknown."""
+    cpus: int | None = None
+    """CPUs of a node that a job gets at most."""
 
 
 def read_limits(cluster: ClusterConfig, partition: str) -> Limits:
@@ -53,7 +55,13 @@ def read_limits(cluster: ClusterConfig, partition: str) -> Limits:
                 minutes.append((parse_limit(wall), f"account {account}"))
                 nodes.append((tres_nodes(tres), f"account {account}"))
     allowed = fields.get("AllowAccounts", "ALL")
-    return Limits(tuple(minutes), tuple(nodes), "" if allowed == "ALL" else allowed, names)
+    return Limits(
+        tuple(minutes),
+        tuple(nodes),
+        "" if allowed == "ALL" else allowed,
+        names,
+        _count(fields.get("MaxCPUsPerNode")),
+    )
 
 
 def check_limits(cluster: ClusterConfig, found: Mapping[str, Limits]) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from launch.limits import parse_limit
+from launch.node_kinds import NodeKind, first_host
 from training.config import UsageError
 
 SECONDS = 10
@@ -44,7 +45,7 @@ class _Refused(Exception):
 
 @dataclass(frozen=True)
 class Partition:
-    """A partition, by what its smallest node has."""
+    """A partition, by what the smallest of its usable nodes has."""
 
     name: str
     default: bool
@@ -59,6 +60,7 @@ class Partition:
     gpu_types: tuple[str, ...]
     time_limit_minutes: int | None
     """None: no limit."""
+    kinds: tuple[NodeKind, ...]
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,10 @@ def partitions() -> tuple[Partition, ...]:
     Raises:
         SlurmSilent: Slurm does not answer.
     """
-    form = "%P|%a|%l|%D|%c|%m|%t|%G"
+    form = "%P|%a|%l|%D|%c|%m|%t|%N|%f|%G"
     try:
-        return parse_sinfo(_ask("sinfo", "--noheader", "--exact", f"--format={form}"))
+        # With hidden ones: some sites have people name them all the same.
+        return parse_sinfo(_ask("sinfo", "--noheader", "--all", "--exact", f"--format={form}"))
     except _Refused as error:
         raise SlurmSilent(f"Slurm does not answer: {error}") from None
 
@@ -180,34 +183,49 @@ def job_state(slurm: str) -> JobState:
 
 
 def parse_sinfo(text: str) -> tuple[Partition, ...]:
-    """Return the partitions in `%P|%a|%l|%D|%c|%m|%t|%G` lines, one a kind of node and state."""
+    """Return the partitions in `%P|%a|%l|%D|%c|%m|%t|%N|%f|%G` lines.
+
+    There is one a kind of node and state.
+    """
     rows: dict[str, list[list[str]]] = {}
     for line in text.splitlines():
-        parts = line.split("|", 7)
-        if len(parts) == 8:
+        parts = line.split("|", 9)
+        if len(parts) == 10:
             rows.setdefault(parts[0].rstrip("*"), []).append(parts)
     found = []
-    for name, kinds in rows.items():
+    for name, lines in rows.items():
         # An empty partition has one line with 0 nodes.
-        real = [k for k in kinds if _number(k[3])]
-        gpus = [parse_gpus(k[7]) for k in real]
+        kinds = tuple(_kind(parts) for parts in lines if _number(parts[3]))
+        there = [k for k in kinds if k.usable] or list(kinds)
         found.append(
             Partition(
                 name=name,
-                default=any(k[0].endswith("*") for k in kinds),
-                up=any(k[1] == "up" for k in kinds),
-                nodes=sum(_number(k[3]) for k in real),
-                usable=sum(
-                    _number(k[3]) for k in real if k[6].rstrip("*~#!%$@^-+") not in UNUSABLE
-                ),
-                cpus_per_node=min((_number(k[4]) for k in real), default=0),
-                memory_mb=min((_number(k[5]) for k in real), default=0),
-                gpus_per_node=min((sum(g.values()) for g in gpus), default=0),
-                gpu_types=tuple(sorted({t for g in gpus for t in g if t})),
-                time_limit_minutes=parse_limit(kinds[0][2]),
+                default=any(k[0].endswith("*") for k in lines),
+                up=any(k[1] == "up" for k in lines),
+                nodes=sum(k.nodes for k in kinds),
+                usable=sum(k.nodes for k in kinds if k.usable),
+                cpus_per_node=min((k.cpus for k in there), default=0),
+                memory_mb=min((k.memory_mb for k in there), default=0),
+                gpus_per_node=min((k.gpu_count for k in there), default=0),
+                gpu_types=tuple(sorted({t for k in there for t in k.gpus if t})),
+                time_limit_minutes=parse_limit(lines[0][2]),
+                kinds=kinds,
             )
         )
     return tuple(found)
+
+
+def _kind(parts: list[str]) -> NodeKind:
+    """Return the nodes of one line of sinfo."""
+    return NodeKind(
+        nodes=_number(parts[3]),
+        cpus=_number(parts[4]),
+        memory_mb=_number(parts[5]),
+        gpus=parse_gpus(parts[9]),
+        features=frozenset(f for f in parts[8].split(",") if f and f != "(null)"),
+        usable=parts[6].rstrip("*~#!%$@^-+") not in UNUSABLE,
+        first=first_host(parts[7]),
+    )
 
 
 def parse_gpus(gres: str) -> dict[str, int]:

@@ -11,6 +11,7 @@ import pytest
 
 import launch
 from launch import preparation, slurm_site
+from launch.node_kinds import NodeKind
 from training.config import RunConfig, UsageError
 from training.rundir import RunDir
 
@@ -27,6 +28,14 @@ class Partition:
     gpus_per_node: int = 0
     memory_mb: int = 32000
     time_limit_minutes: int | None = None
+    others: tuple[NodeKind, ...] = ()
+    """Further nodes, which are not counted in `nodes`."""
+
+    @property
+    def kinds(self) -> tuple[NodeKind, ...]:
+        """Its nodes, all alike but for the others."""
+        gpus = {"": self.gpus_per_node} if self.gpus_per_node else {}
+        return (NodeKind(self.nodes, self.cpus_per_node, self.memory_mb, gpus), *self.others)
 
 
 PARTITIONS = (

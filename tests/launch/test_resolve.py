@@ -286,7 +286,7 @@ def refused(match: str, *flags: tuple[str, Any], **more: Any) -> None:
         (r"partition old is down", [("cluster.partition", "old")]),
         (r"--nodes 9: partition cpu has 4 nodes", [("cluster.nodes", "9")]),
         (r"allows 2:00:00", [("cluster.partition", "gpu"), ("cluster.time", "3:00:00")]),
-        (r"5 GPUs a node", [("cluster.partition", "gpu"), ("cluster.gpus_per_node", "5")]),
+        (r"--gpus-per-node 5: partition gpu has 4 a node", [("cluster.partition", "gpu"), ("cluster.gpus_per_node", "5")]),
         (
             r"--procs-per-node 4 needs as many GPUs",
             [

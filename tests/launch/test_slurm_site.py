@@ -17,14 +17,14 @@ from launch.slurm_site import (
 )
 
 SINFO = """\
-main*|up|1-00:00:00|3|64|257000|idle|gpu:a100:4(S:0-1)
-main*|up|1-00:00:00|1|48|128000|mix-|gpu:a100:2(S:0-1)
-main*|up|1-00:00:00|2|64|257000|down*|gpu:a100:4(S:0-1)
-cpu|up|infinite|10|128|515000|alloc|(null)
-both|up|2:00:00|2|32|64000|idle|gpu:v100:2,gpu:t4:1,mps:400
-both|up|2:00:00|1|32|64000|idle~|(null)
-old|down|30:00|1|8|16000|drain|gpu:2
-empty|up|infinite|0|0|0|n/a|(null)
+main*|up|1-00:00:00|3|64|257000|idle|n[01-03]|ib,a100|gpu:a100:4(S:0-1)
+main*|up|1-00:00:00|1|48|128000|mix-|n04|ib|gpu:a100:2(S:0-1)
+main*|up|1-00:00:00|2|64|257000|down*|n[05-06]|ib,a100|gpu:a100:4(S:0-1)
+cpu|up|infinite|10|128|515000|alloc|c[1-10]|(null)|(null)
+both|up|2:00:00|2|32|64000|idle|b[1-2]|v100,t4|gpu:v100:2,gpu:t4:1,mps:400
+both|up|2:00:00|1|32|64000|idle~|b3|(null)|(null)
+old|down|30:00|1|8|16000|drain|o1|(null)|gpu:2
+empty|up|infinite|0|0|0|n/a|||(null)
 """
 
 
@@ -35,6 +35,12 @@ def test_partitions():
     assert (main.nodes, main.usable) == (6, 4)
     assert (main.cpus_per_node, main.memory_mb, main.gpus_per_node) == (48, 128000, 2)
     assert main.gpu_types == ("a100",)
+    assert [(k.nodes, k.usable, k.first) for k in main.kinds] == [
+        (3, True, "n01"),
+        (1, True, "n04"),
+        (2, False, "n05"),
+    ]
+    assert main.kinds[0].features == {"ib", "a100"} and main.kinds[0].gpus == {"a100": 4}
     assert main.time_limit_minutes == 1440
     assert found["cpu"].gpus_per_node == 0
     assert found["cpu"].time_limit_minutes is None
