@@ -115,9 +115,18 @@ def unused_settings(config: RunConfig, environ: Mapping[str, str] = os.environ) 
     if config.cluster.executor != "slurm" or "SLURM_JOB_ID" in environ:
         return notes  # inside a job they are the outer one's
     return notes + [
-        f"SBATCH_{key.upper()} is not used, a run says what it asks for: --{key} {value}"
-        for key in ("account", "partition", "qos")
-        if (value := environ.get(f"SBATCH_{key.upper()}")) and getattr(config.cluster, key) != value
+        f"SBATCH_{name} is not used, a run says what it asks for: {flag}{value}"
+        for name, flag, key in (
+            ("ACCOUNT", "--account ", "account"),
+            ("PARTITION", "--partition ", "partition"),
+            ("QOS", "--qos ", "qos"),
+            ("TIMELIMIT", "--time ", "time"),
+            ("CONSTRAINT", "--constraint ", "constraint"),
+            *((n, f"--sbatch {n.lower()}=", "") for n in ("RESERVATION", "GRES")),
+        )
+        if (value := environ.get(f"SBATCH_{name}"))
+        and (getattr(config.cluster, key) if key else config.cluster.sbatch.get(name.lower()))
+        != value
     ]
 
 

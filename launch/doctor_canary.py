@@ -35,6 +35,8 @@ POLL_SECONDS = 0.3
 SIGNAL_SECONDS = 3.0
 """How often the signal is sent again until the nodes have it."""
 REQUEUE_SECONDS = 15.0
+EPILOG_SECONDS = 180.0
+"""How long a job may take to be in the queue again while its nodes are being cleaned up."""
 END_SECONDS = 30.0
 
 
@@ -60,8 +62,8 @@ class Outcome:
     rank_words: str = ""
     """Last words of a torchrun that failed."""
     requeue: dict[str, Any] | None = None
-    queued_again: bool = False
-    """Slurm's own record says so."""
+    queued_again: bool | None = False
+    """Slurm's own record says so; None: it took the request, and had not come to it yet."""
     unseen: list[str] = field(default_factory=list)
     """Folders that the first node does not have."""
     seen: dict[str, list[str]] = field(default_factory=dict)
@@ -241,7 +243,8 @@ class CanaryJob:
             elif there and not self.place.login.exists() and self._late():
                 write_json(self.place.login, {"time": time.time()})
             if outcome.requeue is not None:
-                outcome.queued_again = bool(outcome.requeue.get("accepted")) and self._requeued()
+                accepted = bool(outcome.requeue.get("accepted"))
+                outcome.queued_again = self._requeued() if accepted else False
                 break
             info = self._info()
             if info is not None and info.state == "gone":
@@ -272,14 +275,21 @@ class CanaryJob:
                 self.outcome.nodes[int(value["node"])] = value
         self.outcome.requeue = read_json(self.place.requeue)
 
-    def _requeued(self) -> bool:
-        deadline = time.monotonic() + REQUEUE_SECONDS
-        while time.monotonic() < deadline:
+    def _requeued(self) -> bool | None:
+        """Return whether the job is in the queue again; None where that cannot be told yet.
+
+        While a node's epilog runs, health checks of GPUs for example, it is COMPLETING.
+        """
+        began = time.monotonic()
+        info = None
+        while (waited := time.monotonic() - began) < EPILOG_SECONDS:
             info = self._info()
             if info is not None and info.state == "queued":
                 return True
+            if waited > REQUEUE_SECONDS and info is not None and info.slurm != "COMPLETING":
+                return False
             time.sleep(POLL_SECONDS)
-        return False
+        return None
 
     def _look(self) -> None:
         """Collect what lies in the folders at the end."""

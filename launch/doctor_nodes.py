@@ -360,6 +360,13 @@ def _requeue(outcome: Outcome) -> Iterator[Finding]:
     if told.get("accepted") and outcome.queued_again:
         yield ok("requeue", "a job may put itself back into the queue, tried")
         return
+    if told.get("accepted") and outcome.queued_again is None:
+        yield note(
+            "requeue",
+            "Slurm took the request to queue a job again and was still clearing up after it: "
+            "whether it comes back was not seen",
+        )
+        return
     said = told.get("said") or "Slurm took the request, but the job did not come back"
     yield problem(
         "requeue",

@@ -48,7 +48,7 @@ def make_profile(
     for key in ("partition", "account", "qos"):
         if key in typed and getattr(cluster, key) is not None:
             section[key] = getattr(cluster, key)
-    if outcome.requeue is not None:
+    if outcome.requeue is not None and outcome.queued_again is not None:
         can = bool(outcome.requeue.get("accepted")) and outcome.queued_again
         section["requeue"] = "yes" if can else "no"
     name = interface(outcome)
@@ -68,6 +68,10 @@ def outermost(folders: list[str]) -> list[str]:
     return [f for f in folders if not any(f != g and Path(f).is_relative_to(g) for g in folders)]
 
 
+OF_CONTAINERS = ("docker", "virbr", "veth", "br-", "cni", "podman")
+"""Interfaces that lead to no other node."""
+
+
 def interface(outcome: Outcome) -> str | None:
     """Return the interface that nodes reach each other by, where they could choose a wrong one."""
     ways, several = set(), False
@@ -75,7 +79,8 @@ def interface(outcome: Outcome) -> str | None:
         told = node.get("connections") or {}
         if told.get("through") and not any(told["ports"].values()):
             ways.add(told["through"])
-        several = several or len(node.get("interfaces", ())) > 1
+        real = [name for name in node.get("interfaces", ()) if not name.startswith(OF_CONTAINERS)]
+        several = several or len(real) > 1
     return ways.pop() if several and len(ways) == 1 else None
 
 

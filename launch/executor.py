@@ -166,7 +166,8 @@ def slurm_parameters(
     }
     # A key of sbatch that submitit knows must replace its value, not stand beside it.
     renamed = {_SUBMITIT_NAMES.get(k, k): v for k, v in more.items()}
-    additional: dict[str, Any] = {"chdir": str(run.path)}
+    # Limits of a login shell (CPU minutes, memory, locked memory) are not those of a job.
+    additional: dict[str, Any] = {"chdir": str(run.path), "propagate": "NONE"}
     additional["requeue" if queues_again(config) else "no-requeue"] = True
     if not fixed:
         additional["nodes"] = f"{cluster.min_nodes}-{cluster.nodes}"
@@ -233,6 +234,8 @@ def environment_lines(config: RunConfig, cache: Path) -> list[str]:
         # From Slurm 22.05 on srun no longer takes --cpus-per-task over from sbatch.
         'if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; '
         'then export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"; fi',
+        # After `--sbatch export=NONE` srun would start the agents without this script's variables.
+        "export SLURM_EXPORT_ENV=ALL",
         *config.cluster.setup,
     ]
     lines += python_path_lines(config, cache)
@@ -490,6 +493,8 @@ def refusal(error: BaseException) -> str | None:
     if isinstance(error, (FailedJobError, FailedSubmissionError)):
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         said = "; ".join(re.sub(r"^sbatch: (error: )?", "", line) for line in lines)
+        if "MaxSubmit" in said:
+            said += "; of a sweep, --workers N submits fewer jobs, which take trial after trial"
         return f"Slurm refused the job: {said or 'sbatch gave no reason'}"
     if isinstance(error, FileNotFoundError) and error.filename == "sbatch":
         return "sbatch is not on this machine: use --executor local"

@@ -212,6 +212,13 @@ def trial_options(noun: str = "trials") -> Callable[[Any], Any]:
             help=f"Jobs at a time ({noun}, with --executor local; default there: 1).",
         ),
         click.option(
+            "--workers",
+            cls=FlagOption,
+            type=click.IntRange(min=1),
+            metavar="N",
+            help=f"Array elements in all, at most; each takes {noun} while its time lasts (of several nodes: one).",
+        ),
+        click.option(
             "--pack",
             cls=FlagOption,
             type=click.IntRange(min=1),

@@ -21,7 +21,7 @@ class Limits:
     minutes: tuple[tuple[int | None, str], ...] = ()
     nodes: tuple[tuple[int | None, str], ...] = ()
     accounts: str = ""
-    """Accounts that the partition takes; empty: all."""
+    """Accounts that the partition takes; empty: all, or the one that is asked for."""
     qos_names: tuple[str, ...] = ()
     """The cluster's QOS; empty where unknown."""
     cpus: int | None = None
@@ -31,19 +31,23 @@ class Limits:
 def read_limits(cluster: ClusterConfig, partition: str) -> Limits:
     """Return the limits that a job meets in one partition, as far as Slurm tells them."""
     fields = job_fields(_answer("scontrol", "show", "partition", "-o", partition))
-    minutes: list[tuple[int | None, str]] = []
-    nodes: list[tuple[int | None, str]] = []
-    if fields:
-        minutes.append((parse_limit(fields.get("MaxTime", "")), f"partition {partition}"))
-        nodes.append((_count(fields.get("MaxNodes")), f"partition {partition}"))
+    where = f"partition {partition}"
+    partition_minutes = [(parse_limit(fields.get("MaxTime", "")), where)] if fields else []
+    partition_nodes = [(_count(fields.get("MaxNodes")), where)] if fields else []
+    # A QOS of the job may lift them.
+    minutes, nodes = ([], []) if cluster.qos else ([*partition_minutes], [*partition_nodes])
     # The partition's own QOS counts besides the job's.
     wanted = {name for name in (cluster.qos, fields.get("QoS")) if name}
     names: tuple[str, ...] = ()
     if wanted:
-        form = "format=Name,MaxWall,MaxTRES"
-        rows = parse_rows(_answer("sacctmgr", "-nP", "show", "qos", form), 3)
+        form = "format=Name,MaxWall,MaxTRES,Flags"
+        rows = parse_rows(_answer("sacctmgr", "-nP", "show", "qos", form), 4)
         names = tuple(row[0] for row in rows)
-        for name, wall, tres in rows:
+        for name, wall, tres, flags in rows:
+            if name == cluster.qos and "PartitionTimeLimit" not in flags:
+                minutes += partition_minutes
+            if name == cluster.qos and "PartitionMaxNodes" not in flags:
+                nodes += partition_nodes
             if name in wanted:
                 minutes.append((parse_limit(wall), f"QOS {name}"))
                 nodes.append((tres_nodes(tres), f"QOS {name}"))
@@ -55,13 +59,32 @@ def read_limits(cluster: ClusterConfig, partition: str) -> Limits:
                 minutes.append((parse_limit(wall), f"account {account}"))
                 nodes.append((tres_nodes(tres), f"account {account}"))
     allowed = fields.get("AllowAccounts", "ALL")
+    if allowed == "ALL" or (cluster.account and _takes(allowed.split(","), cluster.account)):
+        allowed = ""
     return Limits(
         tuple(minutes),
         tuple(nodes),
-        "" if allowed == "ALL" else allowed,
+        allowed,
         names,
         _count(fields.get("MaxCPUsPerNode")),
     )
+
+
+def _takes(allowed: list[str], account: str) -> bool:
+    """Return whether a list of accounts may have one in it: those below a listed one count too.
+
+    An account that accounting does not know is none of them.
+    """
+    seen = {account}
+    while account not in allowed:
+        words = ("sacctmgr", "-nP", "show", "assoc", f"account={account}")
+        rows = parse_rows(_answer(*words, "format=Account,ParentName"), 2)
+        above = [parent for name, parent in rows if name == account and parent]
+        if not above or above[0] in seen:
+            return False
+        account = above[0]
+        seen.add(account)
+    return True
 
 
 def check_limits(cluster: ClusterConfig, found: Mapping[str, Limits]) -> None:

@@ -56,7 +56,11 @@ class Site:
 
     def memory(self, gpus: int) -> tuple[str, str] | None:
         """Return the memory that goes with some of a node's GPUs; None: Slurm's default."""
-        if not gpus or not self.kinds or not all(k.memory_mb and k.gpu_count >= gpus for k in self.kinds):
+        if (
+            not gpus
+            or not self.kinds
+            or not all(k.memory_mb and k.gpu_count >= gpus for k in self.kinds)
+        ):
             return None
         if all(k.gpu_count == gpus for k in self.kinds):
             return "0", f"all of {self.where}"

@@ -164,9 +164,16 @@ def submit_preparation(config: RunConfig, cache: Path) -> Inputs:
 
 
 def preparation_config(config: RunConfig) -> RunConfig:
-    """Return the configuration of the job that prepares a run: one node, one task, no GPU."""
+    """Return the configuration of the job that prepares a run: one node, one task, no GPU.
+
+    It takes what tokenising needs, not what the run does: some cores, and memory as Slurm gives it.
+    In another partition neither features nor QOS of the run's need be known. An empty value in
+    `cluster.prepare_sbatch` takes an option away.
+    """
     cluster = config.cluster
+    own = {k.replace("_", "-").lstrip("-"): v for k, v in cluster.prepare_sbatch.items()}
     kept = {k: v for k, v in cluster.sbatch.items() if k.replace("_", "-") not in OF_THE_RUN}
+    elsewhere = own.get("partition", cluster.partition) != cluster.partition
     return replace(
         config,
         cluster=replace(
@@ -175,10 +182,24 @@ def preparation_config(config: RunConfig) -> RunConfig:
             min_nodes=None,
             procs_per_node=1,
             gpus_per_node=0,
+            cpus_per_node=min(PREPARE_CORES, cluster.cpus_per_node or PREPARE_CORES),
+            mem=None,
+            constraint=None if elsewhere or "constraint" in own else cluster.constraint,
+            qos=None if elsewhere or "qos" in own else cluster.qos,
+            account=None if own.get("account") == "" else cluster.account,
             mail=None,
-            sbatch={**kept, **cluster.prepare_sbatch},
+            sbatch={
+                **{k: v for k, v in kept.items() if k.replace("_", "-") not in own},
+                **{k: v for k, v in own.items() if v != "" or k in SWITCHES},
+            },
         ),
     )
+
+
+PREPARE_CORES = 8
+"""Cores of the job that prepares the data: more hardly make it faster."""
+SWITCHES = ("exclusive", "oversubscribe", "hold", "contiguous", "spread-job", "use-min-nodes")
+"""Options of sbatch without a value: an empty one does not take them away."""
 
 
 def _executor(config: RunConfig, run: RunDir, cache: Path) -> Any:

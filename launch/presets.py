@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -208,6 +209,9 @@ def saved_cluster() -> str | None:
     """Return the name of the user's profile that is of the Slurm of this machine, None without.
 
     One home directory may serve several clusters: each profile says whose it is.
+
+    Raises:
+        UnknownCluster: there are profiles, and Slurm, which does not say which cluster this is.
     """
     found = []
     for path in sorted(own_clusters().glob("*.yaml")):
@@ -218,20 +222,47 @@ def saved_cluster() -> str | None:
         if owner is not None:
             found.append((path.stem, str(owner)))
     here = slurm_cluster() if found else None
+    if found and here is None and shutil.which("scontrol"):
+        raise UnknownCluster(
+            "Slurm does not say which cluster this is (scontrol show config), so no profile is "
+            f"taken: use --cluster NAME ({', '.join(name for name, _ in found)}), or "
+            f"--cluster {NO_PROFILE}"
+        )
     ours = [name for name, owner in found if owner == here]
     return here if here in ours else ours[0] if len(ours) == 1 else None
 
 
+class UnknownCluster(UsageError):
+    """Nobody says which cluster this is."""
+
+
 @cache
 def slurm_cluster() -> str | None:
-    """Return Slurm's name of this cluster (ClusterName); None where Slurm does not say."""
+    """Return Slurm's name of this cluster (ClusterName); None where nobody says.
+
+    A controller that is slow is asked twice, with a look into Slurm's own settings between.
+    """
     from slurm.scontrol import Refused, Silent, ask
 
-    try:
-        text = ask("scontrol", "show", "config", seconds=5.0)
-    except (Refused, Silent):
-        return None
-    match = re.search(r"^ClusterName\s*=\s*(\S+)", text, re.M)
+    from .doctor_login import slurm_conf
+
+    for seconds in SLURM_SECONDS:
+        try:
+            return _cluster_name(ask("scontrol", "show", "config", seconds=seconds))
+        except Refused:
+            return _cluster_name(slurm_conf())
+        except Silent:
+            if name := _cluster_name(slurm_conf()):
+                return name
+    return None
+
+
+SLURM_SECONDS = (5.0, 15.0)
+"""How long Slurm may take to say which cluster this is: at first, and when it is asked again."""
+
+
+def _cluster_name(text: str) -> str | None:
+    match = re.search(r"^\s*ClusterName\s*=\s*(\S+)", text, re.M | re.I)
     return match[1] if match else None
 
 

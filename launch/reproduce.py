@@ -259,7 +259,7 @@ def run_reproduction(request: Request, wanted: Wanted, how: dict[str, Any]) -> i
     quiet = contextlib.redirect_stdout(sys.stderr) if how["as_json"] else contextlib.nullcontext()
     for line in notes(wanted, asked):
         print(f"note: {line}", file=sys.stderr)
-    packing = Packing(how["pack"], how["max_parallel"])
+    packing = Packing(how["pack"], how["max_parallel"], workers=how["workers"])
     sweep_how = {**how, "as_json": False}
     with quiet:
         if how["dry_run"]:

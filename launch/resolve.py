@@ -107,6 +107,9 @@ def known_runs(typed: str | None, *names: str) -> Path:
         return here
     try:
         site = presets.chosen_cluster(None)
+    except presets.UnknownCluster as error:
+        print(f"note: looked in {here}: {error}; --runs DIR names a folder", file=sys.stderr)
+        return here
     except UsageError:
         return here  # a profile that is wrong is told where one is needed
     if site is None or site.runs is None:

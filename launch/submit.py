@@ -151,6 +151,9 @@ def submit_run(request: Request, how: How) -> int:
             plan = plan_with_inputs(fetched, resolved.runs)
             resolved, config, plan = fitted(resolved, fetched, plan)
             check_space(config, resolved.runs)
+        # Before Slurm is asked: a note may say why it refuses.
+        for note in (*plan.notes, *resolved.notes):
+            print(f"note: {note}", file=sys.stderr)
         ready = config.cluster.prepare == "no" or is_ready(config, cache, line)
         refused = None if ready else refused_in_advance(config, run)
         # Where Slurm will say no, it says so before anything is worked for.
@@ -158,8 +161,6 @@ def submit_run(request: Request, how: How) -> int:
         job = start(config, run, plan, inputs)
     if refused is not None:
         print(f"note: rank 0 tokenises, Slurm seemed to refuse the job: {refused}", file=sys.stderr)
-    for note in (*plan.notes, *resolved.notes):
-        print(f"note: {note}", file=sys.stderr)
     _report(how, _submitted(run, job, config), run, plan, job)
     return _follow(run, how) if how.wait else 0
 

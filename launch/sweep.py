@@ -93,7 +93,7 @@ def sweep(request: Request, file: str | None, **how: Any) -> int:
         spec = spec_of_file(read_yaml(path), file)
     search = search_flags(spec.search, how["search"], {k: how[k] for k in SEARCH_FLAGS})
     spec = with_flags(replace(spec, search=search), how["grid"], how["seeds"])
-    packing = Packing(how["pack"], how["max_parallel"], how["hold"])
+    packing = Packing(how["pack"], how["max_parallel"], how["hold"], how["workers"])
     if spec.search is not None:
         from launch.searching import run_search
 

@@ -62,6 +62,8 @@ class Packing:
     parallel: int | None = None
     """Elements of the array that run at a time; None: as many as Slurm likes."""
     hold: bool = False
+    workers: int | None = None
+    """Elements of all arrays together, at most; None: one for each trial that needs one."""
 
 
 def merged(sweep: SweepDir, found: Compiled) -> tuple[list[Trial], list[Trial]]:
@@ -433,6 +435,8 @@ def submit_trials(
     local = config.cluster.executor == "local"
     lanes = min(packing.parallel or 1, len(numbers)) if local else packing.lanes
     wanted = math.ceil(len(numbers) / lanes)
+    # Each takes trial after trial: where a site limits how many jobs a person submits, fewer do.
+    wanted = min(wanted, packing.workers or wanted)
     arrays = [(1, 1)] if local else cut(wanted, array_limit(), packing.parallel)
     ids = []
     for elements, parallel in arrays:

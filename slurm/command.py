@@ -109,6 +109,11 @@ def python_path() -> str | None:
     return None if root in [Path(p).resolve() for p in known] else str(root)
 
 
+def is_amd() -> bool:
+    """Return whether this node's GPUs are AMD's, by their device file."""
+    return os.path.exists("/dev/kfd") and not os.path.exists("/dev/nvidiactl")  # noqa: PTH110
+
+
 def on_cpu(config: RunConfig) -> bool:
     """Return whether the ranks compute on CPUs."""
     if config.engine.device == "auto":

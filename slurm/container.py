@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slurm.command import on_cpu, project_root
+from slurm.command import is_amd, on_cpu, project_root
 
 if TYPE_CHECKING:
     from training.config import RunConfig
@@ -60,7 +60,7 @@ def wrap(
     binds = mounts(config, run_dir)
     if cluster.container_runtime == "apptainer":
         tool = shutil.which("apptainer") or shutil.which("singularity") or "apptainer"
-        gpu = [] if on_cpu(config) else ["--nv"]
+        gpu = [] if on_cpu(config) else ["--rocm" if is_amd() else "--nv"]
         bound = [word for bind in binds for word in ("--bind", bind)]
         return [tool, "exec", *gpu, *bound, "--pwd", run_dir, cluster.container, *inside]
     # Pyxis is a plugin of srun: a step of this job, on this node, beside the agent's.

@@ -79,6 +79,8 @@ def describe_death(death: Death) -> tuple[str, str]:
         name = f"SIG{number}"
     if number == signal.SIGKILL:
         return name, f"rank {death.rank} was killed (signal 9): out of memory?"
+    if number == signal.SIGXCPU:
+        return name, f"rank {death.rank} met a limit of CPU time (ulimit -t)"
     return name, f"rank {death.rank} was killed (signal {number}, {name})"
 
 

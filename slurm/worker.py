@@ -32,6 +32,7 @@ from slurm.claims import (
     read_claims,
     take_over,
 )
+from slurm.command import is_amd
 from slurm.handover import still_runs
 from slurm.pruning import watched
 from slurm.scontrol import Refused, Silent, say
@@ -414,14 +415,27 @@ def _stopping(allocation: Allocation) -> bool:
 
 
 def lane_environment(
-    allocation: Allocation, lane: int, lanes: int, inherited: Any
+    allocation: Allocation, lane: int, lanes: int, inherited: Any, amd: bool | None = None
 ) -> dict[str, str]:
-    """Return the environment of one lane: its share of the node's cores and GPUs."""
+    """Return the environment of one lane: its share of the node's cores and GPUs.
+
+    Args:
+        allocation: of the worker.
+        lane: which one, from 0.
+        lanes: of how many.
+        inherited: the worker's environment.
+        amd: whether the GPUs are AMD's; None: look.
+    """
     environment = dict(inherited)
     environment[LANE] = f"{lane}/{lanes}"
-    gpus = [g for g in inherited.get("CUDA_VISIBLE_DEVICES", "").split(",") if g]
+    amd = is_amd() if amd is None else amd
+    name = "ROCR_VISIBLE_DEVICES" if amd else "CUDA_VISIBLE_DEVICES"
+    gpus = [g for g in inherited.get(name, "").split(",") if g]
     if gpus:
         # Fewer GPUs than lanes: several share one.
         share = gpus[lane::lanes] or [gpus[lane % len(gpus)]]
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(share)
+        environment[name] = ",".join(share)
+        if amd:  # these would count among what is left
+            for other in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
+                environment.pop(other, None)
     return environment

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from launch import checks
 from launch.checks import check_length, check_notice
-from training.config import ModelConfig, RunConfig, UsageError
+from training.config import ClusterConfig, ModelConfig, RunConfig, UsageError
 
 
 def local(folder: Path, **described) -> RunConfig:
@@ -32,6 +33,23 @@ def test_positions_that_begin_behind_the_paddings(tmp_path: Path) -> None:
 def noticed(how: str | None) -> RunConfig:
     config = RunConfig()
     return replace(config, cluster=replace(config.cluster, notify=how))
+
+
+def test_what_the_environment_asks_for_and_a_run_does_not() -> None:
+    environ = {
+        "SBATCH_ACCOUNT": "def-me",
+        "SBATCH_TIMELIMIT": "60",
+        "SBATCH_GRES": "gpu:1",
+        "SBATCH_QOS": "q",
+    }
+    cluster = ClusterConfig(executor="slurm", qos="q")
+    notes = checks.unused_settings(RunConfig(cluster=cluster), environ)
+    assert [n.rpartition(": ")[2] for n in notes] == [
+        "--account def-me",
+        "--time 60",
+        "--sbatch gres=gpu:1",
+    ]
+    assert checks.unused_settings(RunConfig(cluster=cluster), environ | {"SLURM_JOB_ID": "1"}) == []
 
 
 def test_the_file_that_says_whom_to_tell(tmp_path: Path, monkeypatch) -> None:

@@ -86,6 +86,23 @@ def test_what_becomes_of_the_job():
     assert "n1 multiplies" in problems(doctor_nodes.findings(slow, LOGIN, 2))["speed"]
 
 
+def test_a_slow_epilog_is_no_refusal():
+    """Where nobody saw whether a job comes back, the profile does not forbid it."""
+    for seen, accepted, expected in ((None, True, None), (False, True, "no"), (False, False, "no")):
+        found = outcome(queued_again=seen, requeue={"accepted": accepted, "said": ""})
+        findings = doctor_nodes.findings(found, LOGIN, 2)
+        profile = doctor_profile.make_profile("c", ClusterConfig(), None, found, findings, set())
+        assert profile["cluster"].get("requeue") == expected
+        assert ("requeue" in problems(findings)) == (expected == "no")
+
+
+def test_bridges_of_containers_are_no_other_way():
+    both: dict = {"interfaces": {"eth0": "10.0.0.1", "docker0": "172.17.0.1"}}
+    assert doctor_profile.interface(outcome(both, both)) is None
+    both["interfaces"]["ib0"] = "10.1.0.1"
+    assert doctor_profile.interface(outcome(both, both)) is not None
+
+
 def test_the_range_of_blocked_ports():
     tried = [20000, 22000, 24000, 26000, 29999]
     assert doctor_nodes.blocked_range(tried, tried) == (20000, 29999)

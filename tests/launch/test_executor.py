@@ -124,6 +124,50 @@ def test_the_persons_sbatch_keys_win(srun, tmp_path):
     assert "requeue" not in told
 
 
+def test_options_that_stand_beside_ours(srun, tmp_path):
+    def told(**cluster):
+        return flags(batch_script(config(**cluster), RunDir(tmp_path / "r")))
+
+    assert told()["propagate"] == "NONE", "limits of a login shell are not a job's"
+    assert told(sbatch={"propagate": "ALL"})["propagate"] == "ALL"
+    # A local disk is no GPU: those are asked for all the same.
+    disk = told(gpus_per_node=2, sbatch={"gres": "lscratch:100"})
+    assert (disk["gres"], disk["gpus-per-node"]) == ("lscratch:100", "2")
+    each = told(gpus_per_node=2, cpus_per_node=12, sbatch={"cpus_per_gpu": "6"})
+    assert each["cpus-per-gpu"] == "6" and "cpus-per-task" not in each
+    with pytest.raises(UsageError, match="clusters is set by glueline"):
+        told(sbatch={"clusters": "other"})
+
+
+def test_the_job_that_prepares_asks_for_what_it_needs(srun, tmp_path):
+    from launch.preparation import preparation_config
+
+    def told(**own):
+        run = config(
+            nodes=4,
+            gpus_per_node=4,
+            cpus_per_node=64,
+            mem="0",
+            partition="gpu",
+            constraint="a100",
+            qos="gpuq",
+            account="acc",
+            sbatch={"gres": "gpu:a100:4", "licenses": "scratch"},
+            prepare_sbatch=own,
+        )
+        return flags(batch_script(preparation_config(run), RunDir(tmp_path / "r")))
+
+    here = told()
+    assert (here["partition"], here["constraint"], here["qos"]) == ("gpu", "a100", "gpuq")
+    assert (here["cpus-per-task"], here["nodes"], here["licenses"]) == ("8", "1", "scratch")
+    assert not {"mem", "gres", "gpus-per-node"} & here.keys()
+    there = told(partition="cpu", time="30", mem="8G")
+    assert (there["partition"], there["time"], there["mem"]) == ("cpu", "30", "8G")
+    assert not {"constraint", "qos"} & there.keys() and there["account"] == "acc"
+    assert {"qos", "account", "licenses"}.isdisjoint(told(qos="", account="", licenses=""))
+    assert told(exclusive="")["exclusive"] is None
+
+
 def test_fewer_nodes_may_do(srun, tmp_path):
     run = RunDir(tmp_path / "r")
     wanted = config(nodes=4, min_nodes=2)
@@ -249,6 +293,14 @@ def test_a_refusal_is_one_line_and_leaves_nothing(srun, tmp_path, capfd):
     )
     assert capfd.readouterr() == ("", "")
     assert list(run.path.iterdir()) == []
+
+
+def test_a_limit_of_submissions_names_the_flag(srun, tmp_path):
+    (srun / "answer").write_text("echo 'sbatch: error: QOSMaxSubmitJobPerUserLimit' >&2\nexit 1\n")
+    run = RunDir(tmp_path / "runs" / "r")
+    run.path.mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"MaxSubmitJobPerUserLimit; of a sweep, --workers N"):
+        submit_job(config(), run)
 
 
 def test_other_errors_are_not_slurms():

@@ -208,6 +208,37 @@ def test_commands_that_look_find_the_runs_where_submit_puts_them(
     assert known_runs(None, "local") == here / "mine"
 
 
+def test_a_profile_is_never_dropped_because_slurm_is_slow(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from launch import doctor_login
+    from slurm import scontrol
+
+    asked_for: list[float] = []
+
+    def silent(*command: str, seconds: float) -> str:
+        asked_for.append(seconds)
+        raise scontrol.Silent("scontrol took too long")
+
+    write(here / "config/glueline/clusters/hpc1.yaml", f"slurm_cluster: hpc1\nruns: {here}/far\n")
+    tool = here / "bin" / "scontrol"
+    write(tool, "#!/bin/sh\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tool.parent))
+    monkeypatch.delenv("GLUELINE_RUNS", raising=False)
+    monkeypatch.setattr(scontrol, "ask", silent)
+    monkeypatch.setattr(doctor_login, "slurm_conf", lambda: "")
+    presets.slurm_cluster.cache_clear()
+    with pytest.raises(UsageError, match=r"which cluster this is.*--cluster NAME \(hpc1\)"):
+        presets.chosen_cluster(None)
+    assert asked_for == [5.0, 15.0]
+    assert known_runs(None) == here / "runs" and "--runs DIR" in capsys.readouterr().err
+    monkeypatch.setattr(doctor_login, "slurm_conf", lambda: "\nClusterName=hpc1\n")
+    presets.slurm_cluster.cache_clear()
+    assert presets.saved_cluster() == "hpc1" and known_runs(None) == here / "far"
+    presets.slurm_cluster.cache_clear()
+
+
 def test_a_runs_folder_holds_no_way_back(here: Path) -> None:
     """What nodes are told must not lead through folders that they need not have."""
     assert runs_folder("x/../y") == here.resolve() / "y"
@@ -286,7 +317,10 @@ def refused(match: str, *flags: tuple[str, Any], **more: Any) -> None:
         (r"partition old is down", [("cluster.partition", "old")]),
         (r"--nodes 9: partition cpu has 4 nodes", [("cluster.nodes", "9")]),
         (r"allows 2:00:00", [("cluster.partition", "gpu"), ("cluster.time", "3:00:00")]),
-        (r"--gpus-per-node 5: partition gpu has 4 a node", [("cluster.partition", "gpu"), ("cluster.gpus_per_node", "5")]),
+        (
+            r"--gpus-per-node 5: partition gpu has 4 a node",
+            [("cluster.partition", "gpu"), ("cluster.gpus_per_node", "5")],
+        ),
         (
             r"--procs-per-node 4 needs as many GPUs",
             [

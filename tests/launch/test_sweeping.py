@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from launch import sweeping
 from launch.sweeping import (
+    Packing,
     ask_to_stop,
     count_text,
     cut,
@@ -25,6 +26,7 @@ from slurm.begun import read_past
 from slurm.claims import Worker, claim, claimed, lost_claims, take_over
 from slurm.scontrol import Refused
 from slurm.worker import next_trial
+from training.config import ClusterConfig, RunConfig
 from training.rundir import State, read_json, submissions, write_json
 from training.sweepdir import SweepDir, Trial
 
@@ -65,6 +67,35 @@ def test_arrays_keep_the_limit_and_the_throttle(elements, limit, parallel):
     else:
         assert sum(shares) <= parallel and len(arrays) <= parallel
         assert sum(shares) == min(parallel, sum(sizes)) or sum(sizes) == elements
+
+
+@pytest.mark.parametrize(
+    ("packing", "elements"),
+    [
+        (Packing(), [30]),
+        (Packing(lanes=4), [8]),
+        (Packing(workers=5), [5]),
+        (Packing(lanes=4, workers=20), [8]),
+        (Packing(workers=25, parallel=3), [25]),
+    ],
+)
+def test_workers_are_as_many_as_a_site_lets_a_person_submit(
+    tmp_path, monkeypatch, packing, elements
+):
+    asked = []
+
+    def submitted(config, sweep, lanes, elements, *more):
+        asked.append(elements)
+        return "7"
+
+    monkeypatch.setattr("launch.executor.submit_workers", submitted)
+    monkeypatch.setattr(sweeping, "array_limit", lambda: 1000)
+    monkeypatch.setattr("launch.jobs.whose", lambda executor: {})
+    sweep = SweepDir(tmp_path / "runs" / ".sweeps" / "b")
+    sweep.path.mkdir(parents=True)
+    config = RunConfig(cluster=ClusterConfig(executor="slurm"))
+    sweeping.submit_trials(sweep, config, range(30), packing)
+    assert asked == elements
 
 
 @pytest.fixture

@@ -55,6 +55,10 @@ def test_trials_that_share_a_node_have_a_rank_for_each_gpu_of_their_share(lanes:
     allocation = Allocation("1_0", "1", ("a",), node=0, cores=32, restarts=0, slurm=True)
     for lane in range(lanes):
         given = lane_environment(allocation, lane, lanes, {"CUDA_VISIBLE_DEVICES": "0,1,2,3"})
+        every = {"ROCR_VISIBLE_DEVICES": "0,1,2,3", "CUDA_VISIBLE_DEVICES": "0,1,2,3"}
+        of_amd = lane_environment(allocation, lane, lanes, every, amd=True)
+        assert of_amd["ROCR_VISIBLE_DEVICES"] == given["CUDA_VISIBLE_DEVICES"]
+        assert "CUDA_VISIBLE_DEVICES" not in of_amd
         assert len(given["CUDA_VISIBLE_DEVICES"].split(",")) >= ranks == gpus_of_lane(4, lanes)
         assert given[LANE] == f"{lane}/{lanes}"
 
