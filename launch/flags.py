@@ -216,7 +216,7 @@ def trial_options(noun: str = "trials") -> Callable[[Any], Any]:
             cls=FlagOption,
             type=click.IntRange(min=1),
             metavar="N",
-            help=f"Array elements in all, at most; each takes {noun} while its time lasts (of several nodes: one).",
+            help=f"Array elements at most; each takes {noun} while its time lasts (multi-node: one).",
         ),
         click.option(
             "--pack",
