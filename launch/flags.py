@@ -216,7 +216,7 @@ def trial_options(noun: str = "trials") -> Callable[[Any], Any]:
             cls=FlagOption,
             type=click.IntRange(min=1),
             metavar="N",
-            help=f"Array elements at most; each takes {noun} while its time lasts (multi-node: one).",
+            help=f"Array elements at most: each takes {noun} while its time lasts.",
         ),
         click.option(
             "--pack",

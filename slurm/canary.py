@@ -234,12 +234,17 @@ class _Node:
         self.note(folders=seen)
 
     def _ask_slurm(self) -> None:
-        try:
-            version = scontrol.ask("scontrol", "--version", seconds=20.0).strip()
-            fields = scontrol.show_job(self.allocation.job_id, seconds=20.0)
-            self.note(slurm={"version": version, "fields": fields})
-        except (Refused, Silent) as error:
-            self.note(slurm={"error": str(error)})
+        # The signal that the login node tries goes to all processes of the job: also to these.
+        for _ in range(3):
+            try:
+                version = scontrol.ask("scontrol", "--version", seconds=20.0).strip()
+                fields = scontrol.show_job(self.allocation.job_id, seconds=20.0)
+            except (Refused, Silent) as error:
+                said: dict[str, Any] = {"error": str(error)}
+            else:
+                said = {"version": version, "fields": fields}
+                break
+        self.note(slurm=said)
 
     def _connect(self, peers: dict[int, dict[str, Any]], ports: list[int]) -> None:
         """Try the ports of the next node, and compare its clock with ours."""
