@@ -38,6 +38,8 @@ class Allocation:
     lane: int | None = None
     """Which of several lanes of the job this is, None where it has one."""
     lanes: int = 1
+    gpus: float | None = None
+    """GPUs of this node that the job holds, a lane's share of them; None where Slurm gave none."""
 
 
 def read_allocation(environ: Mapping[str, str] = os.environ) -> Allocation:
@@ -54,6 +56,7 @@ def read_allocation(environ: Mapping[str, str] = os.environ) -> Allocation:
     given = environ.get("SLURM_CPUS_ON_NODE", "")
     if lane and given.isdigit():
         given = str(max(1, int(given) // int(lanes)))
+    gpus = environ.get("SLURM_GPUS_ON_NODE", "")
     array, task = environ.get("SLURM_ARRAY_JOB_ID"), environ.get("SLURM_ARRAY_TASK_ID")
     return Allocation(
         job_id=f"{array}_{task}" if array and task else raw,
@@ -65,6 +68,7 @@ def read_allocation(environ: Mapping[str, str] = os.environ) -> Allocation:
         # Unset on the first run, not 0.
         restarts=int(environ.get("SLURM_RESTART_COUNT") or 0),
         slurm=True,
+        gpus=int(gpus) / int(lanes or 1) if gpus.isdigit() and int(gpus) else None,
         **shared,
     )
 

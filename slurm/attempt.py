@@ -58,6 +58,7 @@ class Attempt:
             "start": time.time(),
             "pid": os.getpid(),
             "cores": allocation.cores,
+            "gpus": allocation.gpus,
         }
 
     def note(self, **values: Any) -> None:

@@ -26,6 +26,8 @@ class Attempt:
     ranks: int | None
     cores: int | None
     """Of the allocation, over all nodes."""
+    gpus: float | None = None
+    """Alike: held, whether or not each has a rank; a share where runs share a node."""
     hosts: tuple[str, ...] = ()
     text: str = ""
     """How it ended and what followed, in one line."""
@@ -183,11 +185,16 @@ def _ranks(config: Mapping[str, Any]) -> int | None:
 
 def _devices(
     attempt: Attempt | None, cuda: bool, plan: Mapping[str, Any], world: int | None
-) -> int | None:
-    """Return the GPUs of an attempt, one a rank; without GPUs the cores of its allocation."""
+) -> float | None:
+    """Return the GPUs that an attempt held, one a rank where that is not known.
+
+    Without GPUs the cores of its allocation.
+    """
     ranks = (attempt.ranks if attempt else None) or world
-    if cuda or ranks is None:
-        return ranks
+    if cuda:
+        return (attempt.gpus if attempt else None) or ranks
+    if ranks is None:
+        return None
     cores = attempt.cores if attempt else None
     return cores or ranks * (whole(plan.get("cores_per_rank")) or 1)
 
@@ -226,6 +233,7 @@ def read_attempts(
         how = next((e for e in ("failed", "interrupted", "finished") if e in ends), "")
         going = state == "running" and n == max(files.nodes)
         cores = [c for node in nodes if (c := whole(node.get("cores")))]
+        gpus = [g for node in nodes if (g := number(node.get("gpus")))]
         found.append(
             Attempt(
                 number=n,
@@ -234,6 +242,7 @@ def read_attempts(
                 how="running" if going else how,
                 ranks=starts.get(n) or world,
                 cores=sum(cores) if len(cores) == len(nodes) else None,
+                gpus=math.fsum(gpus) if len(gpus) == len(nodes) else None,
                 hosts=tuple(sorted({str(node.get("host")) for node in nodes})),
             )
         )
@@ -247,7 +256,7 @@ def read_evaluations(
     plan: Mapping[str, Any],
     metric: str,
     attempts: Iterable[Attempt],
-    rates: Mapping[int, int | None],
+    rates: Mapping[int, float | None],
 ) -> list[Evaluation]:
     """Return the evaluations of the split that selects the model, in order of step."""
     lines = [line for line in read_metrics(run.metrics) if line.get("kind") == "eval"]
@@ -281,7 +290,7 @@ def _examples(step: int, rows: int | None, batch: int | None) -> float | None:
 
 
 def _spent(
-    line: Mapping[str, Any], attempts: list[Attempt], rates: Mapping[int, int | None]
+    line: Mapping[str, Any], attempts: list[Attempt], rates: Mapping[int, float | None]
 ) -> tuple[float | None, float | None]:
     """Return seconds and device hours of all attempts until a line was written."""
     when, at = number(line.get("time")), whole(line.get("attempt"))

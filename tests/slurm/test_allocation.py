@@ -19,6 +19,13 @@ def test_runs_that_share_this_machine_share_its_cores(lane, cores):
     assert (found.cores, found.slurm, found.job_id) == (cores, False, "77")
 
 
+def test_lanes_of_a_job_share_its_gpus():
+    environ = {"SLURM_JOB_ID": "7", "SLURM_GPUS_ON_NODE": "1"}
+    assert read_allocation(environ).gpus == 1
+    assert read_allocation(environ | {LANE: "3/4"}).gpus == 0.25
+    assert read_allocation({"SLURM_JOB_ID": "7"}).gpus is None
+
+
 def test_lanes_of_a_job_share_its_cores():
     environ = {"SLURM_JOB_ID": "5", "SLURM_CPUS_ON_NODE": "6", "SLURM_JOB_NODELIST": "a"}
     assert read_allocation(environ).cores == 6
