@@ -22,7 +22,8 @@ ROUNDS = 50
 FEWEST = 3
 """Batch sizes: two always lie on a line."""
 FAR = 100.0
-"""A fit that many times outside of the batches says on which side it is, and no number."""
+"""A fit that many times outside of the batches says on which side it is, and no number; nor does
+one that is uncertain by such a factor."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,12 @@ def _with_interval(
     factor = math.exp(
         min(50.0, t_quantile((1 + confidence) / 2, degrees) * math.sqrt(max(0.0, variance)))
     )
+    if factor > FAR:
+        return _said(
+            nothing,
+            f"the runs scatter too much to tell: around {value:.0f}, uncertain by more than a "
+            f"factor of {FAR:.0f}",
+        )
     says = ""
     if not batches[0] <= value <= batches[-1]:
         says = (

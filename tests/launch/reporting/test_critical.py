@@ -58,6 +58,12 @@ def test_steps_that_fall_in_proportion_say_that_it_is_above():
     assert found.value is None and "above 256" in found.says
 
 
+def test_runs_that_scatter_tell_nothing():
+    steps = ((16, 95.0), (64, 108.0), (64, 99.0), (256, 31.0))
+    found = fit([(s, s * batch) for batch, s in steps])
+    assert found.value is None and "scatter too much" in found.says
+
+
 def test_outside_of_the_batches_is_an_extrapolation():
     found = fit(runs(2000.0))
     assert found.value == pytest.approx(2000.0) and "extrapolation" in found.says
