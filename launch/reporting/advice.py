@@ -15,9 +15,9 @@ from .stats import CONFIDENCE, t_quantile
 def front(cells: Iterable[Cell]) -> list[Cell]:
     """Return the cells that no other beats in score and in hours both, the cheapest first.
 
-    Where all runs collapsed there is nothing to choose.
+    Where a run collapsed the mean is not one of runs alike: such cells are not chosen.
     """
-    known = [c for c in cells if c.score and c.hours and c.collapsed < c.ended]
+    known = [c for c in cells if c.score and c.hours and not c.collapsed]
     found = []
     for cell in known:
         if not any(_beats(other, cell) for other in known):
