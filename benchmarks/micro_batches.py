@@ -19,7 +19,7 @@ import torch
 from training.batching import micro_overhead
 from training.config import EngineConfig, RunConfig
 from training.engine import prepare_compute
-from training.models import model_flops_per_token
+from training.models import matrix_parameters
 
 ROWS, LENGTH = 32, 16
 CUTS = (1, 2, 4, 8)
@@ -45,7 +45,7 @@ class Pass:
         self.embeddings = prepare_compute(RunConfig(engine=EngineConfig(device="cpu")), self.model)
         self.low = precision == "bf16"
         trained = sum(p.numel() for p in self.model.parameters())
-        self.ratio = trained / (model_flops_per_token(config) / 6)
+        self.ratio = trained / matrix_parameters(config)
 
     def seconds(self, count: int) -> float:
         """Return how long the rows take in so many micro-batches."""

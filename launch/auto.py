@@ -82,7 +82,7 @@ def decide(config: RunConfig) -> Iterator[tuple[str, Any, str]]:
         if procs is None:
             procs = 1
             yield "cluster.procs_per_node", 1, "one on a CPU node"
-    options = {k.replace("_", "-").lstrip("-"): v for k, v in cluster.sbatch.items()}
+    options = cluster.options
     each = options.get("cpus-per-gpu", "")
     if cluster.cpus_per_node is None and each.isdigit() and gpus:
         yield "cluster.cpus_per_node", int(each) * gpus, f"--sbatch cpus-per-gpu={each}"

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.config import ModelConfig, RunConfig, UsageError
+from training.config import ModelConfig, RunConfig, UsageError, option_name
 from training.rundir import RUN_ID
 
 from . import machine
@@ -51,7 +51,7 @@ def check_names(config: RunConfig) -> None:
     if cluster.constraint is not None and not _FEATURES.match(cluster.constraint):
         raise UsageError(f"--constraint {cluster.constraint!r} is not an expression of features")
     for key, value in cluster.sbatch.items():
-        if (flag := _OF_THE_PLAN.get(key.replace("_", "-").lstrip("-"))) is not None:
+        if (flag := _OF_THE_PLAN.get(option_name(key))) is not None:
             raise UsageError(f"--sbatch {key}: use {flag}, which the plan of the run follows")
         if any(ord(c) < 32 for c in key + value):
             raise UsageError(f"--sbatch {key}: line breaks are refused")

@@ -28,7 +28,7 @@ from slurm.command import (
     torchrun_argv,
 )
 from slurm.verdicts import REQUEUE
-from training.config import RunConfig, UsageError
+from training.config import RunConfig, UsageError, option_name
 from training.rundir import RunDir
 from training.sweepdir import SweepDir
 
@@ -201,7 +201,7 @@ def sbatch_options(given: dict[str, str]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for key, value in given.items():
-        name = key.replace("_", "-").lstrip("-")
+        name = option_name(key)
         if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
             raise UsageError(f"--sbatch {key!r} is not an option of sbatch: write its long name")
         if name in OURS:

@@ -9,6 +9,7 @@ from slurm.scontrol import Refused, Silent, ask, job_fields
 from training.config import ClusterConfig, RunConfig, UsageError, nearest
 
 from . import machine
+from .doctor_login import parse_config
 from .limits import check_limits, clock, read_limits
 from .node_kinds import NodeKind, fitting
 
@@ -103,7 +104,7 @@ def named_gpus(cluster: ClusterConfig) -> Wanted | None:
     """
     from .slurm_site import parse_gpus
 
-    options = {k.replace("_", "-").lstrip("-"): v for k, v in cluster.sbatch.items()}
+    options = cluster.options
     for key in ("gres", "gpus-per-node", "gpus-per-task", "gpus"):
         value = options.get(key, "")
         text = value if key == "gres" else ",".join(f"gpu:{p}" for p in value.split(",") if p)
@@ -225,11 +226,7 @@ def gpus_elsewhere(config: RunConfig, gpus: int) -> tuple[list[str], bool]:
     if config.cluster.partition is not None or not names:
         return names, False
     try:
-        text = ask("scontrol", "show", "config", seconds=SECONDS)
+        told = parse_config(ask("scontrol", "show", "config", seconds=SECONDS))
     except (Refused, Silent):
         return names, False
-    for line in text.splitlines():
-        key, _, value = line.partition("=")
-        if key.strip() == "JobSubmitPlugins":
-            return names, "lua" in value
-    return names, False
+    return names, "lua" in told.get("JobSubmitPlugins", "")

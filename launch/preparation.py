@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from training import prepared
-from training.config import RunConfig, UsageError, load_config
+from training.config import RunConfig, UsageError, load_config, option_name
 from training.prepared import read_entry
 from training.rundir import RunDir, read_json, write_atomic, write_json
 
@@ -171,8 +171,9 @@ def preparation_config(config: RunConfig) -> RunConfig:
     `cluster.prepare_sbatch` takes an option away.
     """
     cluster = config.cluster
-    own = {k.replace("_", "-").lstrip("-"): v for k, v in cluster.prepare_sbatch.items()}
-    kept = {k: v for k, v in cluster.sbatch.items() if k.replace("_", "-") not in OF_THE_RUN}
+    own = {option_name(k): v for k, v in cluster.prepare_sbatch.items()}
+    kept = {k: v for k, v in cluster.options.items() if k not in OF_THE_RUN}
+    taken = {k for k, v in own.items() if v == "" and k not in SWITCHES}
     elsewhere = own.get("partition", cluster.partition) != cluster.partition
     return replace(
         config,
@@ -186,12 +187,9 @@ def preparation_config(config: RunConfig) -> RunConfig:
             mem=None,
             constraint=None if elsewhere or "constraint" in own else cluster.constraint,
             qos=None if elsewhere or "qos" in own else cluster.qos,
-            account=None if own.get("account") == "" else cluster.account,
+            account=None if "account" in taken else cluster.account,
             mail=None,
-            sbatch={
-                **{k: v for k, v in kept.items() if k.replace("_", "-") not in own},
-                **{k: v for k, v in own.items() if v != "" or k in SWITCHES},
-            },
+            sbatch={k: v for k, v in {**kept, **own}.items() if k not in taken},
         ),
     )
 

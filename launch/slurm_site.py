@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from launch.limits import parse_limit
-from launch.node_kinds import NodeKind, first_host
+from launch.node_kinds import NodeKind, first_host, fitting
 from training.config import UsageError
 
 SECONDS = 10
@@ -50,17 +50,43 @@ class Partition:
     name: str
     default: bool
     up: bool
-    nodes: int
-    """All nodes, whatever their state."""
-    usable: int
-    """Nodes that are not down or drained."""
-    cpus_per_node: int
-    memory_mb: int
-    gpus_per_node: int
-    gpu_types: tuple[str, ...]
     time_limit_minutes: int | None
     """None: no limit."""
     kinds: tuple[NodeKind, ...]
+
+    @property
+    def nodes(self) -> int:
+        """All nodes, whatever their state."""
+        return sum(k.nodes for k in self.kinds)
+
+    @property
+    def usable(self) -> int:
+        """Nodes that are not down or drained."""
+        return sum(k.nodes for k in self.kinds if k.usable)
+
+    @property
+    def cpus_per_node(self) -> int:
+        """CPUs of the smallest node."""
+        return min((k.cpus for k in self._there), default=0)
+
+    @property
+    def memory_mb(self) -> int:
+        """Memory of the smallest node."""
+        return min((k.memory_mb for k in self._there), default=0)
+
+    @property
+    def gpus_per_node(self) -> int:
+        """GPUs of the node that has fewest."""
+        return min((k.gpu_count for k in self._there), default=0)
+
+    @property
+    def gpu_types(self) -> tuple[str, ...]:
+        """Names of the GPUs, where Slurm knows them."""
+        return tuple(sorted({t for k in self._there for t in k.gpus if t}))
+
+    @property
+    def _there(self) -> list[NodeKind]:
+        return fitting(self.kinds)
 
 
 @dataclass(frozen=True)
@@ -196,18 +222,11 @@ def parse_sinfo(text: str) -> tuple[Partition, ...]:
     for name, lines in rows.items():
         # An empty partition has one line with 0 nodes.
         kinds = tuple(_kind(parts) for parts in lines if _number(parts[3]))
-        there = [k for k in kinds if k.usable] or list(kinds)
         found.append(
             Partition(
                 name=name,
                 default=any(k[0].endswith("*") for k in lines),
                 up=any(k[1] == "up" for k in lines),
-                nodes=sum(k.nodes for k in kinds),
-                usable=sum(k.nodes for k in kinds if k.usable),
-                cpus_per_node=min((k.cpus for k in there), default=0),
-                memory_mb=min((k.memory_mb for k in there), default=0),
-                gpus_per_node=min((k.gpu_count for k in there), default=0),
-                gpu_types=tuple(sorted({t for k in there for t in k.gpus if t})),
                 time_limit_minutes=parse_limit(lines[0][2]),
                 kinds=kinds,
             )

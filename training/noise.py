@@ -118,16 +118,33 @@ class NoiseTotals:
         vss = factor * max(0.0, self.square_square - n * square * square)
         vtt = factor * max(0.0, self.trace_trace - n * trace * trace)
         vst = factor * (self.square_trace - n * square * trace)
-        # (trace - x·square)² ≤ t²·var(trace - x·square): a·x² - 2·b·x + c ≤ 0.
-        a, b, c = square * square - vss, square * trace - vst, trace * trace - vtt
-        root = b * b - a * c
-        if root < 0 or square <= 0 or a == 0:
-            return None, None
-        first, second = sorted(((b - math.sqrt(root)) / a, (b + math.sqrt(root)) / a))
-        if a > 0:
-            return max(0.0, first), second
-        # |G|² could be zero: every ratio from the larger root on is possible.
-        return (second if second > 0 else None), None
+        return fieller(trace, square, vtt, vss, vst)
+
+
+def fieller(
+    above: float, below: float, above_variance: float, below_variance: float, covariance: float
+) -> tuple[float | None, float | None]:
+    """Return the bounds of above / below; None where there is no such bound, or it is below 0.
+
+    E. C. Fieller, J. R. Stat. Soc. B 16 (1954) 175-185.
+
+    Args:
+        above: a mean.
+        below: a mean that is measured with it.
+        above_variance: of the mean, times the square of Student's t; the others alike.
+        below_variance: see there.
+        covariance: see there.
+    """
+    # (above - x·below)² ≤ t²·var(above - x·below): a·x² - 2·b·x + c ≤ 0.
+    a, b = below * below - below_variance, below * above - covariance
+    root = b * b - a * (above * above - above_variance)
+    if root < 0 or below <= 0 or a == 0:
+        return None, None
+    first, second = sorted(((b - math.sqrt(root)) / a, (b + math.sqrt(root)) / a))
+    if a > 0:
+        return max(0.0, first), second
+    # What is below could be zero: every ratio from the larger root on is possible.
+    return (second if second > 0 else None), None
 
 
 class NoiseMeter:

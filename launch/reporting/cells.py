@@ -227,7 +227,14 @@ def _cell(trials: list[Trial], baseline: float | None, target: float | None) -> 
         bound=any(m.bound for m in met),
         hours=_mean([r.hours for r in done]),
         seconds=_mean([r.seconds for r in done]),
-        noise=pooled_noise([r for r in done if not collapsed(r, baseline)]),
+        noise=noise_of(records, baseline),
+    )
+
+
+def noise_of(records: Iterable[Record], baseline: float | None) -> Noise | None:
+    """Return the gradient noise of the finished runs, without those that collapsed."""
+    return pooled_noise(
+        [r for r in records if r.state == "finished" and not collapsed(r, baseline)]
     )
 
 

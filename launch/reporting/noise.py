@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from training.noise import fieller
+
 from .records import Record, number
 from .stats import CONFIDENCE, Interval, t_quantile
 
@@ -49,30 +51,18 @@ def pooled_noise(records: Sequence[Record]) -> Noise | None:
         low, high = (number(told[0][2].get(key)) for key in ("low", "high"))
         if low is None:
             return Noise(1, Interval(trace / square, None, None, 1))
-        ends = max(0.0, low), math.inf if high is None else high
     else:
-        ends = fieller(traces, squares)
+        low, high = bounds(traces, squares)
+    ends = max(0.0, low or 0.0), math.inf if high is None else high
     return Noise(len(told), Interval(trace / square, *ends, len(told)))
 
 
-def fieller(above: Sequence[float], below: Sequence[float]) -> tuple[float, float]:
-    """Return the bounds of mean(above) / mean(below), which are measured in pairs.
-
-    E. C. Fieller, J. R. Stat. Soc. B 16 (1954) 175-185. Both means are above zero; the upper bound
-    is infinite where the lower mean could be zero, and no bound is below zero.
-    """
+def bounds(above: Sequence[float], below: Sequence[float]) -> tuple[float | None, float | None]:
+    """Return the bounds of mean(above) / mean(below), which are measured in pairs."""
     count = len(above)
     up, down = fmean(above), fmean(below)
     factor = t_quantile((1 + CONFIDENCE) / 2, count - 1) ** 2 / (count * (count - 1))
     upper = factor * math.fsum((a - up) ** 2 for a in above)
     lower = factor * math.fsum((b - down) ** 2 for b in below)
     both = factor * math.fsum((a - up) * (b - down) for a, b in zip(above, below, strict=True))
-    # (up - x·down)² ≤ t²·var(up - x·down): a·x² - 2·b·x + c ≤ 0.
-    a, b, c = down * down - lower, up * down - both, up * up - upper
-    root = b * b - a * c
-    if root < 0 or a == 0:
-        return 0.0, math.inf
-    first, second = sorted(((b - math.sqrt(root)) / a, (b + math.sqrt(root)) / a))
-    if a > 0:
-        return max(0.0, first), second
-    return max(0.0, second), math.inf
+    return fieller(up, down, upper, lower, both)

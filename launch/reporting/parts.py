@@ -12,10 +12,10 @@ from training.config import UsageError
 from . import critical
 from .advice import Advice, front, recommend
 from .axes import BATCH, RANKS, axis_key, tied_axes, varied_axes
-from .cells import Cell, Trial, collapsed, default_target, make_cells, reach
+from .cells import Cell, Trial, default_target, make_cells, noise_of, reach
 from .critical import CriticalBatch
 from .efficiency import Efficiency, efficiencies
-from .noise import Noise, pooled_noise
+from .noise import Noise
 from .records import higher_is_better
 from .sacct import Used
 from .scaling import Series, make_series
@@ -52,6 +52,8 @@ class Part:
     """Axes with several values, without the seed."""
     tied: tuple[str, ...]
     """Those of them that follow from the batch and the others."""
+    noise: Noise | None
+    """Of all runs: it is the task's and the model's, not the rule's."""
     trials: tuple[Trial, ...]
     cells: tuple[Cell, ...]
     scaling: tuple[Series, ...]
@@ -79,11 +81,6 @@ class Part:
     def fitted(self) -> tuple[str, ...]:
         """The axes whose every combination has a critical batch of its own."""
         return tuple(a for a in self.lines if a not in self.tied and axis_key(a) not in RANKS)
-
-    @property
-    def noise(self) -> Noise | None:
-        """Of all runs: the noise is the task's and the model's, not the rule's."""
-        return noise_of(self.cells, self.baseline)
 
 
 def make_part(
@@ -132,6 +129,7 @@ def make_part(
         target_from=said,
         varied=tuple(varied),
         tied=tuple(tied),
+        noise=noise_of((t.record for c in cells for t in c.trials), floor),
         trials=tuple(trials),
         cells=tuple(cells),
         scaling=tuple(make_series(trials, tied)),
@@ -153,14 +151,6 @@ def check_target(target: float, metric: str) -> None:
     if not low <= target <= high:
         hint = f": did you mean {target / 100:g}?" if 1 < target <= 100 else ""
         raise UsageError(f"--target {target:g}: {metric} is between {low:g} and {high:g}{hint}")
-
-
-def noise_of(cells: Iterable[Cell], baseline: float | None) -> Noise | None:
-    """Return the gradient noise of the finished runs of cells, without those that collapsed."""
-    records = [t.record for c in cells for t in c.trials]
-    return pooled_noise(
-        [r for r in records if r.state == "finished" and not collapsed(r, baseline)]
-    )
 
 
 def _critical(part: Part) -> Iterable[Critical]:
@@ -186,7 +176,8 @@ def _critical(part: Part) -> Iterable[Critical]:
                 "evaluation met the target already (a smaller --eval-every tells more)"
             )
             fitted = replace(fitted, says="; ".join(filter(None, (fitted.says, more))))
-        noise = noise_of(group if long else part.cells, part.baseline)
+        own = (t.record for c in group for t in c.trials)
+        noise = noise_of(own, part.baseline) if long else part.noise
         yield Critical(name, tuple(runs), fitted, noise)
 
 

@@ -22,8 +22,8 @@ and under another one. `make chaos-full` plays every fault with every engine, pr
 
 
 def test_every_fault_engine_precision_and_tracker_occurs():
+    met = list(KINDS.values())
     for first, second in ((0, 1), (2, 3)):
-        met = list(KINDS.values())
         assert {*met[first], *met[second]} == set(FAULTS)
     assert {kind.engine for kind in KINDS} == set(ENGINES)
     assert {kind.precision for kind in KINDS} == set(PRECISIONS)

@@ -1,6 +1,6 @@
 """Configuration: frozen, typed, strict; one module per concern, documented under each field."""
 
-from .cluster import ClusterConfig
+from .cluster import ClusterConfig, option_name
 from .engine import EngineConfig
 from .model import ModelConfig
 from .recipe import LAYERWISE, BatchConfig, OptimConfig, TrainConfig
@@ -20,6 +20,7 @@ __all__ = [
     "TrainConfig",
     "EngineConfig",
     "ClusterConfig",
+    "option_name",
     "TrackingConfig",
     "UsageError",
     "nearest",

@@ -11,6 +11,11 @@ from .schema import UsageError, option
 _TIME = re.compile(r"^(\d+-)?\d+(:\d+){0,2}$")
 
 
+def option_name(key: str) -> str:
+    """Return the name of an option of sbatch as its manual has it: `mem_per_cpu` is mem-per-cpu."""
+    return key.replace("_", "-").lstrip("-")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClusterConfig:
     """The allocation. A site profile in `configs/clusters/` sets these keys."""
@@ -87,6 +92,11 @@ class ClusterConfig:
     notify: str | None = None
     """Told when a run or sweep has finished or failed for good: https://… (a POST of JSON), a
     command for bash (JSON on stdin), or @FILE whose first line is either, for secret addresses."""
+
+    @property
+    def options(self) -> dict[str, str]:
+        """`sbatch` by sbatch's own names, see `option_name`."""
+        return {option_name(key): value for key, value in self.sbatch.items()}
 
     @property
     def time_minutes(self) -> int:
