@@ -15,7 +15,7 @@ from slurm.allocation import Allocation, read_allocation
 from slurm.attempt import Attempt, End, NodeFailed
 from slurm.command import MODULE
 from slurm.failure import Cause, find_cause
-from slurm.handover import hand_over, still_runs
+from slurm.handover import hand_over
 from slurm.peers import Peers
 from slurm.scontrol import say
 from slurm.signals import EndOfJob, Signals
@@ -30,7 +30,7 @@ from slurm.verdicts import (
 )
 from training.rundir import read_json
 
-__all__ = ["NodeAgent", "NodeFailed", "still_runs"]
+__all__ = ["NodeAgent", "NodeFailed"]
 
 
 class NodeAgent:

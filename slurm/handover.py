@@ -79,25 +79,28 @@ def _no_requeue(attempt: Attempt, peers: Peers, heard: set[signal.Signals]) -> s
 def _goes_on(attempt: Attempt, peers: Peers) -> bool:
     """Return whether the job is still ours after a TERM: nobody ended it, no node failed.
 
-    Slurm preempts it, with time to go; or a TERM came that nobody stands behind, such as one
-    to the last start of the job that a busy controller sent again.
+    Slurm preempts it, with time to go or for good; or a TERM came that nobody stands behind, such
+    as one to the last start of the job that a busy controller sent again.
     """
     if not attempt.allocation.slurm:
         return False
     peers.await_end(HANDOVER_SECONDS)
     ends = [value.get("end") for _, value in peers.records()]
-    return not {"failed", None} & set(ends) and still_runs(attempt.allocation.job_id)
+    allocation = attempt.allocation
+    unhurt = not {"failed", None} & set(ends)
+    return unhurt and is_left_to_us(allocation.job_id, allocation.restarts)
 
 
-def still_runs(job_id: str) -> bool:
-    """Return whether Slurm counts a job as running, be it in the grace time of a preemption.
+def is_left_to_us(job_id: str, restarts: int) -> bool:
+    """Return whether it is ours to queue a job again after a TERM.
 
-    Not so when it was cancelled or met its time limit: queueing it again would bring back what
-    somebody ended.
+    It still runs (be it in the grace time of a preemption), or Slurm preempts it for good. Not so
+    when it was cancelled or met its time limit: queueing it again would bring back what somebody
+    ended.
     """
     try:
         fields: Mapping[str, str] = scontrol.patiently(lambda: scontrol.show_job(job_id))
     except (Refused, Silent) as error:
         say(f"Slurm does not say how the job is: {error}")
         return False
-    return scontrol.runs(fields)
+    return scontrol.runs(fields) or scontrol.is_cancelled_by_preemption(fields, restarts)

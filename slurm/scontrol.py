@@ -119,8 +119,24 @@ def is_preempted(fields: Mapping[str, str]) -> bool:
     return runs(fields) and "PreemptTime" in fields
 
 
+def is_cancelled_by_preemption(fields: Mapping[str, str], restarts: int) -> bool:
+    """Return whether Slurm ends a job to preempt it, and leaves it at that (PreemptMode=CANCEL).
+
+    One that Slurm queues again has lost its PreemptTime by then, and counts one restart more.
+
+    Args:
+        fields: of the job, as `show_job`.
+        restarts: of the job as its nodes know it.
+    """
+    return (
+        fields.get("JobState") in ("COMPLETING", "PREEMPTED")
+        and "PreemptTime" in fields
+        and fields.get("Restarts", "0") == str(restarts)
+    )
+
+
 def requeue(job: str, patience: float = PATIENCE_SECONDS) -> None:
-    """Put a running job back into the queue; one that is there already is left alone.
+    """Put a job that runs or ends back into the queue; one that is there already is left alone.
 
     Args:
         job: as a person types it: `12_3` of an array element. Its plain number could be the

@@ -33,7 +33,7 @@ from slurm.claims import (
     take_over,
 )
 from slurm.command import is_amd
-from slurm.handover import still_runs
+from slurm.handover import is_left_to_us
 from slurm.pruning import watched
 from slurm.scontrol import Refused, Silent, say
 from slurm.search import ask, is_search, last_runs, settle
@@ -153,8 +153,8 @@ def _queued_again(allocation: Allocation, heard: list[int], codes: list[int | No
     if not heard and not died:
         return "stopped"  # a person asked for the end of a trial
     ended = signal.SIGTERM in heard and signal.SIGUSR2 not in heard
-    # Where Slurm preempts there is time to go; cancelled is cancelled.
-    if ended and not (allocation.slurm and still_runs(allocation.job_id)):
+    # Preempted is ours, cancelled is cancelled.
+    if ended and not (allocation.slurm and is_left_to_us(allocation.job_id, allocation.restarts)):
         return "stopped"
     if not allocation.slurm:
         handler = signal.getsignal(signal.SIGUSR2)

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from slurm import processes, scontrol
-from slurm.agent import still_runs
 from slurm.allocation import Allocation, meeting_point, read_allocation
 from slurm.command import project_root
 from slurm.failure import find_cause, parse_torchrun
+from slurm.handover import is_left_to_us
 from training.rundir import RunDir, first_cause, run_state, snapshot, write_json
 
 STANDINS = Path(__file__).parent / "standins"
@@ -367,6 +367,7 @@ def test_allocation_of_an_array_element(monkeypatch):
     assert told == Allocation("15_2", "17", ("gpu07", "gpu08", "gpu11", "login1"), 3, 1, 2, True)
 
 
+CANCELLED = "JobId=5 JobName=x JobState=COMPLETING Reason=None Restarts=1 PreemptTime=None"
 PREEMPTED = "JobId=5 JobName=x JobState=RUNNING Reason=None PreemptTime=2026-01-02T03:04:05"
 
 
@@ -377,12 +378,17 @@ PREEMPTED = "JobId=5 JobName=x JobState=RUNNING Reason=None PreemptTime=2026-01-
         (PREEMPTED.replace("2026-01-02T03:04:05", "None"), True),
         (PREEMPTED.replace("RUNNING", "CANCELLED"), False),
         (PREEMPTED.replace("RUNNING", "PENDING"), False),
+        # PreemptMode=CANCEL, then cancelled by a person, then queued again by Slurm itself
+        (PREEMPTED.replace("RUNNING", "COMPLETING Restarts=1"), True),
+        (PREEMPTED.replace("RUNNING", "PREEMPTED Restarts=1"), True),
+        (CANCELLED, False),
+        (CANCELLED.replace("Restarts=1", "Restarts=2").replace("PreemptTime=None", ""), False),
         ("", False),
     ],
 )
-def test_a_job_still_runs(text, expected, monkeypatch):
+def test_whose_it_is_to_queue_a_job_again(text, expected, monkeypatch):
     monkeypatch.setattr(scontrol, "ask", lambda *words, **how: text)
-    assert still_runs("5") is expected
+    assert is_left_to_us("5", 1) is expected
 
 
 BLOCK = """

@@ -349,6 +349,25 @@ def test_preemption_with_time_to_go(submit):
         subprocess.run(["scontrol", "update", "PartitionName=main", "GraceTime=0"], check=True)
 
 
+@linuxproc
+def test_a_preemption_that_cancels(submit):
+    """PreemptMode=CANCEL without grace: Slurm leaves the job at that, and we queue it again."""
+    words = ["scontrol", "update", "PartitionName=main"]
+    subprocess.run([*words, "PreemptMode=CANCEL"], check=True)
+    try:
+        run, job = submit("once", seconds=300, cpus_per_node=2)
+        started(run)
+        _, urgent = submit("ok", partition="urgent", cpus_per_node=2)
+        wait_for("not queued again", lambda: job_states([job])[job].state == "queued")
+        assert ends(run, 0) == ["interrupted"] * 2, output(run)
+        gone(urgent)
+        start_now(job)
+        gone(job)
+        assert run.results.exists(), output(run)
+    finally:
+        subprocess.run([*words, "PreemptMode=REQUEUE"], check=True)
+
+
 def test_a_cancelled_job_stays_gone(submit):
     run, job = submit("ok", seconds=300)
     started(run)
