@@ -443,7 +443,7 @@ def submit_workers(
         parallel: how many of them run at a time.
         after: a job that must have ended before.
         hold: they wait until somebody releases them.
-        bases: those whose trials they are for; empty: all.
+        bases: those whose trials their nodes are for; empty: all.
 
     Raises:
         UsageError: as `submit_job`.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from training.config import RunConfig, UsageError, nearest
+from training.config import RunConfig, UsageError, nearest, place_keys
 from training.config.schema import get_dotted, leaves, to_plain
 from training.rundir import (
     RUN_ID,
@@ -96,8 +97,8 @@ def answer(run: RunDir, state: State) -> str:
 def check_same(run: RunDir, config: RunConfig) -> None:
     """Raise `UsageError` if a run of this name was made with another configuration.
 
-    Where weights and rows were fetched to does not count. A run that was resumed on another
-    shape is still the one that was first asked for.
+    Where and how long it computes does not count (`place_keys`), nor where weights and rows were
+    fetched to. A run that was resumed on another shape is still the one that was first asked for.
     """
     if not run.config.is_file():
         return
@@ -109,11 +110,31 @@ def check_same(run: RunDir, config: RunConfig) -> None:
         for key, (before, _) in (job.get("changed") or {}).items():
             earlier.setdefault(key, []).append(before)
     for key, (old, new) in differences(there, config).items():
-        if new not in earlier.get(key, []):
+        if key not in place_keys() and new not in earlier.get(key, []):
             raise UsageError(
                 f"run {run.run_id} exists with another configuration ({key} is {old!r} there, "
                 f"{new!r} here): choose another --name"
             )
+
+
+def placed_otherwise(run: RunDir, config: RunConfig, typed: Iterable[str]) -> str | None:
+    """Return in words what was typed now that is no part of what the run is, and is other there.
+
+    Args:
+        run: the run, made before.
+        config: what is asked for now.
+        typed: the keys that a person set.
+    """
+    if not run.config.is_file():
+        return None
+    from .resume import load_run
+
+    named = place_keys().intersection(typed)
+    other = {k: v for k, v in differences(load_run(run), config).items() if k in named}
+    if not other:
+        return None
+    words = ", ".join(f"{key} {old!r}, not {new!r}" for key, (old, new) in other.items())
+    return f"run {run.run_id} was made with {words}: for a run of its own, add --name NAME"
 
 
 def differences(old: RunConfig, new: RunConfig) -> dict[str, list[Any]]:
@@ -131,16 +152,36 @@ def differences(old: RunConfig, new: RunConfig) -> dict[str, list[Any]]:
 
 def check_data(run: RunDir, config: RunConfig) -> None:
     """Raise `UsageError` if a file of the rows was changed since the run was made."""
+    if path := changed_rows(run, config, {}):
+        raise UsageError(
+            f"run {run.run_id} was made when {path} held other rows: "
+            "choose a --name to train on what it holds now"
+        )
+
+
+def changed_rows(run: RunDir, config: RunConfig, known: dict[str, Any]) -> str | None:
+    """Return a file of a run's rows that was changed since the run was made, if there is one.
+
+    Args:
+        run: the run; one without a manifest has none.
+        config: where its rows are now.
+        known: fingerprints by path, filled here: of many runs each file is read once.
+    """
     from launch.manifest import data_files, fingerprint
 
     there = (read_json(run.manifest) or {}).get("data") or []
-    known = {entry["path"]: (entry["bytes"], entry["sha256"]) for entry in there}
-    for entry in fingerprint(p for p in data_files(config) if str(p) in known):
-        if (entry["bytes"], entry["sha256"]) != known[entry["path"]]:
-            raise UsageError(
-                f"run {run.run_id} was made when {entry['path']} held other rows: "
-                "choose a --name to train on what it holds now"
-            )
+    folders = repr((config.task.path, config.task.subset, config.task.files))
+    if folders not in known:
+        known[folders] = {str(p): p for p in data_files(config)}
+    for entry in there:
+        if (path := known[folders].get(entry["path"])) is None:
+            continue
+        if entry["path"] not in known:
+            known[entry["path"]] = fingerprint([path])[0]
+        now = known[entry["path"]]
+        if (now["bytes"], now["sha256"]) != (entry["bytes"], entry["sha256"]):
+            return entry["path"]
+    return None
 
 
 def confirmed(question: str) -> bool:

@@ -25,7 +25,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from training.config import RunConfig, UsageError, nearest
-from training.config.schema import leaves
+from training.config.schema import coerce, leaves
 
 if TYPE_CHECKING:
     from slurm.search_file import Search
@@ -113,7 +113,7 @@ def spec_of_file(values: Mapping[str, Any], where: str) -> Spec:
         if name in values:
             given = values[name]
             if isinstance(given, list):
-                axes[name] = _axis(given, f"{where}: {name}")
+                axes[name] = _axis(given, f"{where}: {name}", name)
             else:
                 fixed[name] = given
     for name, given in _mapping(values, "grid", where).items():
@@ -234,7 +234,8 @@ def expand(spec: Spec) -> list[dict[str, Any]]:
 def _agrees(point: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     by_key = {key_of(name, "exclude"): value for name, value in point.items()}
     return all(
-        (key := key_of(name, "exclude")) in by_key and str(by_key[key]) == str(value)
+        (key := key_of(name, "exclude")) in by_key
+        and str(_typed(key, by_key[key])) == str(_typed(key, value))
         for name, value in wanted.items()
     )
 
@@ -245,17 +246,33 @@ def _add(axes: dict[str, tuple[Any, ...]], name: str, given: Any, where: str) ->
     for other in axes:
         if key_of(other, where) == key:
             raise UsageError(f"{where}: {other} and {name} are the same key, {key}")
-    axes[name] = _axis(given, f"{where} {name}")
+    axes[name] = _axis(given, f"{where} {name}", key)
 
 
-def _axis(given: Any, where: str) -> tuple[Any, ...]:
-    values = given if isinstance(given, list) else [given]
-    if not values:
+def _axis(given: Any, where: str, key: str) -> tuple[Any, ...]:
+    written = given if isinstance(given, list) else [given]
+    if not written:
         raise UsageError(f"{where}: there are no values")
-    twice = [v for i, v in enumerate(values) if str(v) in map(str, values[:i])]
-    if twice:
-        raise UsageError(f"{where}: {twice[0]} appears twice")
-    return tuple(values)
+    values: dict[str, Any] = {}
+    for text in written:
+        value = _typed(key, text)
+        if str(value) in values:
+            raise UsageError(f"{where}: {text} appears twice")
+        values[str(value)] = value
+    return tuple(values.values())
+
+
+def _typed(key: str, value: Any) -> Any:
+    """Return a value as its field has it: 1e-4 is text to YAML. One that is wrong is told later."""
+    known = leaves(RunConfig)
+    if key not in known:
+        return value
+    try:
+        found = coerce(value, known[key][1], key)
+    except UsageError:
+        return value
+    # Of lists and mappings the text as typed is easier to read.
+    return found if isinstance(found, (bool, int, float, str)) else value
 
 
 def _mapping(values: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
@@ -272,7 +289,7 @@ def _points(values: Mapping[str, Any], key: str, where: str) -> list[Mapping[str
     for point in given:
         for name in point:
             key_of(str(name), f"{where}: {key}")
-    return given
+    return [{n: _typed(key_of(str(n), where), v) for n, v in point.items()} for point in given]
 
 
 def _scalar(text: str) -> Any:

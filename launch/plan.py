@@ -19,7 +19,7 @@ from training.batching import (
     total_steps,
 )
 from training.config import RunConfig, UsageError
-from training.scaling import scaled
+from training.scaling import scaled_for
 from training.schedule import warmup_steps
 
 from .capacity import Capacity
@@ -173,7 +173,7 @@ def make_plan(
         )
     if engine.zero and world == 1:
         notes.append(f"ZeRO-{engine.zero} with one process has nothing to partition")
-    optim = scaled(config.optim, batch.global_batch)
+    optim = scaled_for(config)
     warmup = warmup_steps(optim, total) if total else optim.warmup_steps
     if total and warmup and warmup >= total:
         notes.append(f"the warm-up ({warmup} steps) lasts the whole run ({total} steps)")

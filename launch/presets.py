@@ -44,6 +44,28 @@ def names(kind: str) -> list[str]:
     return sorted(p.stem for p in folder(kind).glob("*.yaml"))
 
 
+class _Twice(Exception):
+    """A key stands twice in one mapping."""
+
+
+class _Strict(yaml.SafeLoader):
+    """PyYAML's own keeps the last of two equal keys, and says nothing."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[Any, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            line = key.start_mark.line + 1
+            if key.value in seen:
+                raise _Twice(
+                    f"'{key.value}' stands in line {seen[key.value]} and in line {line}: "
+                    "leave one of them out"
+                )
+            seen[key.value] = line
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return a YAML file's mapping.
 
@@ -51,7 +73,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UsageError: it cannot be read, is not YAML, or is not a mapping.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Strict)
+    except _Twice as error:
+        raise UsageError(f"{path}: {error}") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"
         raise UsageError(f"cannot read {path}: {reason}") from None

@@ -15,6 +15,7 @@ from training.sweepdir import Trial, words_of
 
 from .flags import Request
 from .grid import Spec
+from .packing import ALONE, Packing
 from .search_space import corners
 from .trials import Compiled, compile_sweep
 
@@ -39,13 +40,13 @@ class CompiledSearch:
         return [self.found.plans[option.plan] for option in options]
 
 
-def compile_search(request: Request, spec: Spec, lanes: int = 1) -> CompiledSearch:
+def compile_search(request: Request, spec: Spec, packing: Packing = ALONE) -> CompiledSearch:
     """Return a search with its plans.
 
     Args:
         request: what was typed.
         spec: with the search.
-        lanes: trials that share a node.
+        packing: how trials share the nodes.
 
     Raises:
         UsageError: a configuration at a corner of the space is wrong (it is named), two values
@@ -59,10 +60,10 @@ def compile_search(request: Request, spec: Spec, lanes: int = 1) -> CompiledSear
         )
     _check_fraction(request, spec)
     part = {FRACTION: search.fraction} if search.fraction < 1 else {}
-    parts = _compile(request, spec, part, lanes)
+    parts = _compile(request, spec, part, packing)
     # Of many trials scores are kept; of the best ones the weights too.
     keep = {"train.keep": "model"}
-    whole = _compile(request, spec, keep, lanes) if search.last_runs else parts
+    whole = _compile(request, spec, keep, packing) if search.last_runs else parts
     options = {name: _options(search, part) for name, part in (("p", parts), ("w", whole))}
     used = {option.base for some in options.values() for option in some}
     bases = {name: base for c in (parts, whole) for name, base in c.bases.items() if name in used}
@@ -81,7 +82,7 @@ def compile_search(request: Request, spec: Spec, lanes: int = 1) -> CompiledSear
         maximize=config.task.primary_metric not in LOWER_IS_BETTER,
         parts=tuple(options["p"]),
         whole=tuple(options["w"]),
-        bases={name: to_plain(base.resolved.config) for name, base in bases.items()},
+        bases={name: to_plain(base.asked) for name, base in bases.items()},
     )
     stand_ins = [
         Trial(-1, "", dict(option.when), {}, option.base, option.plan)
@@ -101,10 +102,10 @@ def _check_fraction(request: Request, spec: Spec) -> None:
         raise UsageError(f"{origin} and the search's fraction both set {FRACTION}: leave one out")
 
 
-def _compile(request: Request, spec: Spec, more: Mapping[str, Any], lanes: int) -> Compiled:
+def _compile(request: Request, spec: Spec, more: Mapping[str, Any], packing: Packing) -> Compiled:
     assert spec.search is not None
     points = tuple(corners(spec.search))
-    found = compile_sweep(request, Spec(points=points, fixed={**more, **spec.fixed}), lanes)
+    found = compile_sweep(request, Spec(points=points, fixed={**more, **spec.fixed}), packing)
     _check_twins(found)
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,12 +20,12 @@ from training.sweepdir import SweepDir, Trial, read_trials, words_of
 from . import sweeping
 from .search_plan import CompiledSearch, compile_search, difference
 from .search_space import axis_words
+from .sweep_cost import Planned, cost_of, cost_words
 
 if TYPE_CHECKING:
     from .flags import Request
     from .grid import Spec
-    from .plan import Plan
-    from .sweeping import Packing
+    from .packing import Packing
 
 ROUNDS = 5
 """How often the workers of a search come round, where nobody says how many there are: what was
@@ -41,7 +42,7 @@ def run_search(
     """
     from launch import sweep as command
 
-    made = compile_search(request, spec, packing.lanes)
+    made = compile_search(request, spec, packing)
     command.tell_notes(made.found)
     name = how["name"] or spec.name or (Path(file).stem if file else _own_name(made))
     place = command.folder_of(made.found, name)
@@ -52,6 +53,7 @@ def run_search(
         _bring_up_to_date(place, made.file)
     trials = read_trials(place)
     states = sweeping.states(place, trials)
+    command.check_rows(place, made.found, trials, states)
     failed = [t for t in trials if states[t.number] == "failed"]
     again = [t for t in trials if states[t.number] in sweeping.OPEN]
     if how["retry_failed"]:
@@ -86,9 +88,10 @@ def _own_name(made: CompiledSearch) -> str:
     from training.config import slug
     from training.prepared import digest
 
-    config = next(iter(made.found.bases.values())).resolved.config
+    config = next(iter(made.found.bases.values())).asked
     axes = made.file.plain()["search"]["axes"]
-    what = [axes, made.file.search.fraction, made.file.bases]
+    bases = [base.asked.experiment() for base in made.found.bases.values()]
+    what = [axes, made.file.search.fraction, bases]
     return f"{slug(config.task.name)}-{slug(config.model.name)}-search-{digest(what)[:6]}"
 
 
@@ -177,29 +180,16 @@ def _cost(
     """Return what is missing takes, as far as plans know: the mean of those that may come."""
     whole = {t.number for t in trials if t.best_of is not None} & {*open_}
     counts = [(len(open_) - len(whole) + new, False), (len(whole) + last, True)]
-    hours = seconds = 0.0
-    unknown, unit = 0, ""
+    config = next(iter(made.found.bases.values())).config
+    planned: list[Planned] = []
     for count, all_rows in counts:
-        times = [t for plan in made.plans(all_rows) if (t := _time(plan))]
-        if not times:
-            unknown += count
-            continue
-        unit = times[0]["unit"]
-        hours += count * sum(t["hours"] for t in times) / len(times)
-        seconds += count * sum(t["seconds"] for t in times) / len(times)
-    return {
-        "trials": len(open_) + new + last,
-        "unknown": unknown,
-        "hours": hours / packing.lanes,
-        "unit": unit,
-        "seconds_in_a_row": seconds / packing.lanes,
-        "seconds": seconds / packing.lanes / (packing.parallel or 1),
-        "parallel": packing.parallel,
-    }
-
-
-def _time(plan: Plan) -> dict[str, Any] | None:
-    return plan.time
+        times = [t for plan in made.plans(all_rows) if (t := plan.time)]
+        mean = None
+        if times:
+            mean = {k: statistics.fmean(t[k] for t in times) for k in ("hours", "seconds")}
+            mean["unit"] = times[0]["unit"]
+        planned += [(config, mean)] * count
+    return cost_of(planned, packing)
 
 
 def _report(
@@ -266,9 +256,5 @@ def _show(made: CompiledSearch, cost: Mapping[str, Any]) -> None:
     for option, plan in zip(made.file.parts, made.plans(False), strict=True):
         time = plan.time["words"] if plan.time else "time unknown"
         print(f"  plan    {words_of(option.when) or 'all'}  {plan.steps_text}, {time}")
-    if cost["unit"]:
-        at_a_time = f"{cost['parallel']} at a time" if cost["parallel"] else "one after the other"
-        print(
-            f"  cost    about {cost['hours']:.1f} {cost['unit']}, "
-            f"{cost['seconds'] / 3600:.1f} h {at_a_time}"
-        )
+    if said := cost_words(cost):
+        print(f"  cost    {said}")

@@ -114,7 +114,14 @@ def submit_run(request: Request, how: How) -> int:
     """
     from launch import checks
     from launch.executor import refused_in_advance
-    from launch.existing import answer, check_data, check_same, command_line, current_state
+    from launch.existing import (
+        answer,
+        check_data,
+        check_same,
+        command_line,
+        current_state,
+        placed_otherwise,
+    )
     from launch.fetch import already_here, fetch_all, make_cache
     from launch.planning import fitted, plan_with_inputs, with_its_budget
     from launch.preparation import is_ready, provide, request_words
@@ -138,6 +145,9 @@ def submit_run(request: Request, how: How) -> int:
     if run.path.exists():
         check_same(run, with_its_budget(run, resolved))
         check_data(run, config)
+        typed = [o.key for o in (*request.flags, *request.sets)]
+        if note := placed_otherwise(run, resolved.config, typed):
+            print(f"note: {note}", file=sys.stderr)
         state = current_state(run)
         said = answer(run, state)
         _report(how, said, run, plan, None)

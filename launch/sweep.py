@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from training.config import RunConfig, UsageError
 
 if TYPE_CHECKING:
     from launch.grid import Spec
-    from launch.sweeping import Packing
+    from launch.packing import Packing
     from launch.trials import Compiled
     from training.sweepdir import SweepDir, Trial
 
@@ -80,9 +80,9 @@ def sweep(request: Request, file: str | None, **how: Any) -> int:
     same line again submits what is missing: finished trials are not run again.
     """
     from launch.grid import Spec, spec_of_file, with_flags
+    from launch.packing import Packing
     from launch.presets import read_yaml
     from launch.search_space import with_flags as search_flags
-    from launch.sweeping import Packing
     from launch.trials import compile_sweep
 
     spec = Spec()
@@ -98,7 +98,7 @@ def sweep(request: Request, file: str | None, **how: Any) -> int:
         from launch.searching import run_search
 
         return run_search(request, spec, file, packing, how)
-    found = compile_sweep(request, spec, packing.lanes)
+    found = compile_sweep(request, spec, packing)
     tell_notes(found)
     name = how["name"] or spec.name or (Path(file).stem if file else _own_name(found, spec))
     return submit_sweep(request, spec, found, folder_of(found, name), packing, how)
@@ -129,13 +129,14 @@ def folder_of(found: Compiled, name: str) -> SweepDir:
 def _own_name(found: Compiled, spec: Spec) -> str:
     """Return a name that stays the same when values are added to an axis."""
     from launch.grid import key_of
-    from training.config import slug
+    from training.config import place_keys, slug
     from training.config.schema import get_dotted, leaves, to_plain
     from training.prepared import digest
 
-    base = next(iter(found.bases.values())).resolved.config
+    base = next(iter(found.bases.values())).asked
     varied = {key_of(name, "") for name in (*spec.axes, *(n for p in spec.points for n in p))}
-    same = [to_plain(get_dotted(base, key)) for key in leaves(RunConfig) if key not in varied]
+    counted = [k for k in leaves(RunConfig) if k not in varied and k not in place_keys()]
+    same = [to_plain(get_dotted(base, key)) for key in counted]
     what = [same, sorted(spec.axes), [sorted(p) for p in spec.points]]
     return f"{slug(base.task.name)}-{slug(base.model.name)}-{digest(what)[:6]}"
 
@@ -166,6 +167,7 @@ def submit_sweep(
         click.Abort: trials would leave the sweep, and a person says no.
     """
     from launch import sweeping
+    from launch.sweep_cost import cost_of
     from training.sweepdir import read_trials
 
     if place.search.exists():
@@ -173,11 +175,12 @@ def submit_sweep(
     check_packing(found, packing)
     trials, removed = sweeping.merged(place, found)
     states = sweeping.states(place, trials)
+    check_rows(place, found, trials, states)
     wanted = [t for t in trials if states[t.number] in sweeping.OPEN]
     failed = [t for t in trials if states[t.number] == "failed"]
     if how["retry_failed"]:
         wanted = sorted([*wanted, *failed], key=lambda t: t.number)
-    cost = _cost(found, wanted, packing)
+    cost = cost_of([(found.config(t), found.plans[t.plan].time) for t in wanted], packing)
     if how["dry_run"]:
         _report(how, place, trials, states, [], cost)
         if not how["as_json"]:
@@ -187,7 +190,7 @@ def submit_sweep(
     running = [t for t in removed if gone[t.number] == "running" and sweeping.runs_here(place, t)]
     known = {t.run_id for t in read_trials(place)}
     if known and (removed or len(known) < len(trials)):
-        _agree(place, spec, removed, len(running), len(trials), how["yes"])
+        _agree(place, spec, found, trials, removed, len(running), how["yes"])
     sweeping.ask_to_stop(place, running)
     if not wanted:
         if known != {t.run_id for t in trials}:
@@ -200,12 +203,17 @@ def submit_sweep(
     sweeping.free(place, wanted)
     sweeping.write_sweep(place, spec, found, trials, _asked())
     jobs: list[str] = []
-    for config, names, numbers in _shapes(found, wanted):
-        for name in names:
-            sweeping.note_inputs(place, name, inputs[name])
-        after = ":".join(sorted({i.job for n in names if (i := inputs[n]) and i.job})) or None
-        alone = tuple(names) if len(found.bases) > len(names) else ()
-        jobs += sweeping.submit_trials(place, config, numbers, packing, after, alone)
+    shapes = _shapes(found, wanted)
+    for name in dict.fromkeys(n for shape in shapes for n in shape.bases):
+        sweeping.note_inputs(place, name, inputs[name])
+    for shape, own in zip(shapes, packing.divided([len(s.numbers) for s in shapes]), strict=True):
+        before = {i.job for n in shape.bases if (i := inputs[n]) and i.job}
+        if packing.parallel is not None and packing.parallel < len(shapes):
+            before |= {*jobs}  # they cannot run beside each other
+        after = ":".join(sorted(before)) or None
+        local = shape.config.cluster.executor == "local"
+        bases = () if local else tuple(shape.bases)
+        jobs += sweeping.submit_trials(place, shape.config, shape.numbers, own, after, bases)
     _report(how, place, trials, sweeping.states(place, trials), jobs, cost)
     left = [] if how["retry_failed"] or how["as_json"] else sweeping.left_alone(place, failed)
     if left:
@@ -217,29 +225,61 @@ def _asked() -> dict[str, Any]:
     return {"line": sys.argv[1:]}
 
 
+def check_rows(
+    place: SweepDir, found: Compiled, trials: Sequence[Trial], states: Mapping[int, str]
+) -> None:
+    """Raise `UsageError` where a trial that was begun read other rows than there are now.
+
+    Its score, and those of trials that begin now, would be of two data sets.
+    """
+    from launch.existing import changed_rows
+
+    known: dict[str, Any] = {}
+    for trial in trials:
+        base = found.bases.get(trial.base)
+        if base is None or states[trial.number] == "missing":
+            continue
+        path = changed_rows(place.run(trial), base.config, known)
+        if path is not None:
+            raise UsageError(
+                f"trial {trial.number} ({trial.words}) was made when {path} held other rows: "
+                "for all trials on what it holds now, use another folder, --runs DIR; or put the "
+                "file back"
+            )
+
+
 def check_packing(found: Compiled, packing: Packing) -> None:
     """Raise `UsageError` where trials cannot share a node, or not its GPUs."""
     from launch.trials import gpus_of_lane
 
-    lanes = packing.lanes
-    for base in found.bases.values() if lanes > 1 else ():
-        cluster = base.config.cluster
-        if cluster.executor == "local":
+    for base in found.bases.values():
+        cluster, local = base.config.cluster, base.config.cluster.executor == "local"
+        lanes, flag = packing.lanes_of(cluster), packing.words(cluster)
+        if local and packing.lanes > 1:
             raise UsageError(
-                f"--pack {lanes} is for the nodes of a cluster: with --executor local, "
-                f"--max-parallel {lanes} runs so many trials at a time"
+                f"--pack {packing.lanes} is for the nodes of a cluster: with --executor local, "
+                f"--max-parallel {packing.lanes} runs so many trials at a time"
             )
+        if cluster.nodes > 1 and packing.workers is not None:
+            raise UsageError(
+                f"--workers {packing.workers}: a job of {cluster.nodes} nodes runs one trial, so "
+                f"there is one for each: to have few at a time, --max-parallel {packing.workers}"
+            )
+        if lanes == 1:
+            continue
         if cluster.nodes > 1:
             raise UsageError(
-                f"--pack {lanes}: trials of {cluster.nodes} nodes cannot share "
+                f"{flag}: trials of {cluster.nodes} nodes cannot share "
                 "a node: leave out --pack or --nodes"
             )
         gpus, ranks = cluster.gpus_per_node or 0, cluster.procs_per_node or 1
         share = gpus_of_lane(gpus, lanes)
         if base.config.engine.device == "cuda" and ranks > share:
+            whose = "this machine's" if local else "a node's"
+            typed = "" if local else f"--gpus-per-node {gpus} "
             raise UsageError(
-                f"--pack {lanes}: a trial has {ranks} ranks, and {share} of a node's {gpus} GPUs: "
-                f"use --gpus-per-node {gpus} --procs-per-node {share}"
+                f"{flag}: a trial has {ranks} ranks, and {share} of {whose} {gpus} GPUs: "
+                f"use {typed}--procs-per-node {share}"
             )
 
 
@@ -274,42 +314,40 @@ def _provide(request: Request, found: Compiled, wanted: Sequence[Trial]) -> dict
     return inputs
 
 
-def _shapes(
-    found: Compiled, wanted: Sequence[Trial]
-) -> list[tuple[RunConfig, list[str], list[int]]]:
-    """Return the trials by what their nodes must be: a configuration, bases, and numbers."""
-    groups: dict[Any, tuple[RunConfig, list[str], list[int]]] = {}
+@dataclass
+class _Shape:
+    """Trials that need the same nodes."""
+
+    config: RunConfig
+    bases: list[str]
+    numbers: list[int]
+
+
+def _shapes(found: Compiled, wanted: Sequence[Trial]) -> list[_Shape]:
+    """Return the trials by what their nodes must be; on this machine all are of one kind."""
+    groups: dict[Any, _Shape] = {}
     for trial in wanted:
         config = found.bases[trial.base].config
+        cluster = config.cluster
         # What Slurm is asked for; the keys of a mapping are in the order typed.
-        shape = repr((config.cluster, config.engine.device))
-        _, names, numbers = groups.setdefault(shape, (config, [], []))
-        if trial.base not in names:
-            names.append(trial.base)
-        numbers.append(trial.number)
+        key = repr((cluster.executor != "local" and cluster, config.engine.device))
+        shape = groups.setdefault(key, _Shape(config, [], []))
+        if (cluster.gpus_per_node or 0) > (shape.config.cluster.gpus_per_node or 0):
+            shape.config = config
+        if trial.base not in shape.bases:
+            shape.bases.append(trial.base)
+        shape.numbers.append(trial.number)
     return list(groups.values())
 
 
-def _cost(found: Compiled, wanted: Sequence[Trial], packing: Packing) -> dict[str, Any]:
-    """Return what the trials take together, as far as their plans know."""
-    times = [found.plans[t.plan].time for t in wanted]
-    known = [t for t in times if t]
-    hours = sum(t["hours"] for t in known) / (packing.lanes or 1)
-    seconds = sum(t["seconds"] for t in known)
-    parallel = packing.parallel or 1
-    return {
-        "trials": len(wanted),
-        "unknown": len(times) - len(known),
-        "hours": hours,
-        "unit": known[0]["unit"] if known else "",
-        "seconds_in_a_row": seconds / (packing.lanes or 1),
-        "seconds": seconds / (packing.lanes or 1) / parallel,
-        "parallel": packing.parallel,
-    }
-
-
 def _agree(
-    place: SweepDir, spec: Spec, removed: Sequence[Trial], running: int, count: int, yes: bool
+    place: SweepDir,
+    spec: Spec,
+    found: Compiled,
+    trials: Sequence[Trial],
+    removed: Sequence[Trial],
+    running: int,
+    yes: bool,
 ) -> None:
     """Show how a sweep differs from what it was, and ask before trials leave it.
 
@@ -320,7 +358,8 @@ def _agree(
     from launch.existing import confirmed
     from launch.sweeping import difference
 
-    for line in difference(_spec_there(place), {**spec.plain(), "asked": _asked()}):
+    changed = difference(_spec_there(place), {**spec.plain(), "asked": _asked()})
+    for line in [*changed, *_decided_otherwise(place, found, removed)]:
         print(f"changed  {line}", file=sys.stderr)
     if not removed or yes:
         return
@@ -328,10 +367,33 @@ def _agree(
     stopped = f", and stop the {running} of them that run" if running else ""
     question = (
         f"sweep {place.name} has {len(removed)} trials that are not asked for now ({shown}): "
-        f"leave them out{stopped}, and make it the {count} of now?"
+        f"leave them out{stopped}, and make it the {len(trials)} of now?"
     )
     if not confirmed(question):
         raise click.Abort
+
+
+def _decided_otherwise(place: SweepDir, found: Compiled, removed: Sequence[Trial]) -> list[str]:
+    """Return what differs in a trial that is asked for by the same values as before, a line each.
+
+    A preset that was edited, say, or a node with another number of GPUs.
+    """
+    from launch.existing import differences
+    from training.config import load_config, place_keys
+
+    same = {repr(t.axes): t for t in found.trials}
+    pair = next(((t, same[repr(t.axes)]) for t in removed if repr(t.axes) in same), None)
+    if pair is None:
+        return []
+    before, now = pair
+    try:
+        there = load_config(place.base(before.base)).with_values(before.values)
+    except UsageError:
+        return []
+    unlike = differences(there, found.config(now))
+    return [
+        f"{key}: {old} → {new}" for key, (old, new) in unlike.items() if key not in place_keys()
+    ]
 
 
 def _spec_there(place: SweepDir) -> dict[str, Any]:
@@ -379,6 +441,7 @@ def _show(
     trials: Sequence[Trial], found: Compiled, removed: Sequence[Trial], cost: Mapping[str, Any]
 ) -> None:
     """Print what a dry run shows beside the counts."""
+    from launch.sweep_cost import cost_words
 
     for trial in trials[:SHOWN]:
         plan = found.plans[trial.plan]
@@ -388,12 +451,8 @@ def _show(
         print(f"  {'…':>5}  {len(trials) - SHOWN} more")
     if removed:
         print(f"  {len(removed)} trials of the sweep as it is are not asked for now")
-    if cost["unit"]:
-        at_a_time = f"{cost['parallel']} at a time" if cost["parallel"] else "one after the other"
-        print(
-            f"  cost    about {cost['hours']:.1f} {cost['unit']}, "
-            f"{cost['seconds'] / 3600:.1f} h {at_a_time}"
-        )
+    if said := cost_words(cost):
+        print(f"  cost    {said}")
 
 
 def main() -> None:

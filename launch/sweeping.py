@@ -11,7 +11,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,6 +34,7 @@ from training.rundir import (
 )
 from training.sweepdir import SweepDir, Trial, TrialState, pruned_at, read_trials
 
+from .packing import Packing
 from .slurm_site import QUEUED
 
 if TYPE_CHECKING:
@@ -51,19 +52,6 @@ USUAL_ARRAY = 1001
 
 OPEN = ("missing", "created", "interrupted", "damaged")
 """States of trials that a submission is for."""
-
-
-@dataclass(frozen=True)
-class Packing:
-    """How trials share the nodes."""
-
-    lanes: int = 1
-    """Trials at a time on one node."""
-    parallel: int | None = None
-    """Elements of the array that run at a time; None: as many as Slurm likes."""
-    hold: bool = False
-    workers: int | None = None
-    """Elements of all arrays together, at most; None: one for each trial that needs one."""
 
 
 def merged(sweep: SweepDir, found: Compiled) -> tuple[list[Trial], list[Trial]]:
@@ -303,7 +291,7 @@ def cut(elements: int, limit: int, parallel: int | None) -> list[tuple[int, int]
     """Return (elements, of which at a time) of each array that a sweep is cut into.
 
     Together no more run at a time than `parallel`; where that is less than the number of arrays,
-    the array count shrinks to it: workers take one trial after the other.
+    the array count shrinks to it: workers of one node take one trial after the other.
 
     Args:
         elements: workers that are wanted.
@@ -423,7 +411,7 @@ def submit_trials(
         numbers: of the trials.
         packing: how they share the nodes.
         after: a job that must have ended before.
-        bases: those of these trials, where other trials need other nodes.
+        bases: those of these trials: other trials may need other nodes.
         target: of a search: how many trials its workers ask for in all.
 
     Raises:
@@ -433,13 +421,23 @@ def submit_trials(
     from .jobs import whose
 
     local = config.cluster.executor == "local"
-    lanes = min(packing.parallel or 1, len(numbers)) if local else packing.lanes
+    lanes = min(packing.lanes_of(config.cluster), len(numbers))
     wanted = math.ceil(len(numbers) / lanes)
     # Each takes trial after trial: where a site limits how many jobs a person submits, fewer do.
     wanted = min(wanted, packing.workers or wanted)
-    arrays = [(1, 1)] if local else cut(wanted, array_limit(), packing.parallel)
-    ids = []
+    limit = array_limit() if not local else 1
+    in_a_row = config.cluster.nodes > 1 and (packing.parallel or wanted) * limit < wanted
+    if local:
+        arrays = [(1, 1)]
+    elif in_a_row:
+        # Jobs of several nodes run one trial each: none can be left out.
+        arrays = [(size, packing.parallel or size) for size, _ in cut(wanted, limit, None)]
+    else:
+        arrays = cut(wanted, limit, packing.parallel)
+    ids: list[str] = []
     for elements, parallel in arrays:
+        if in_a_row and ids:
+            after = ids[-1]
         job = submit_workers(config, sweep, lanes, elements, parallel, after, packing.hold, bases)
         entry = {
             "job_id": job,

@@ -11,11 +11,12 @@ from training.config import RunConfig, UsageError
 from training.config.schema import to_plain
 from training.prepared import digest
 from training.rundir import CACHE_FOLDER
-from training.scaling import scaled
+from training.scaling import scaled_for
 from training.sweepdir import Trial, words_of
 
 from .flags import Override, Request
 from .grid import NAMED, Spec, expand, key_of
+from .packing import ALONE, Packing
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -35,7 +36,10 @@ class Base:
     """What some trials have in common."""
 
     resolved: Resolved
-    """As asked for: what run ids are taken from."""
+    """As asked for, with the micro-batch budget that fits."""
+    asked: RunConfig
+    """As asked for: what run ids are taken from. What fits is better known once weights are here.
+    """
     config: RunConfig
     """With the places of weights and rows, once they are here."""
 
@@ -58,7 +62,7 @@ class Compiled:
         return self.bases[trial.base].config.with_values(trial.values)
 
 
-def compile_sweep(request: Request, spec: Spec, lanes: int = 1) -> Compiled:
+def compile_sweep(request: Request, spec: Spec, packing: Packing = ALONE) -> Compiled:
     """Return the trials of a sweep.
 
     Trials that would be the same run are one: the first.
@@ -66,7 +70,7 @@ def compile_sweep(request: Request, spec: Spec, lanes: int = 1) -> Compiled:
     Args:
         request: what was typed: the same for all trials.
         spec: what varies. Typed flags win over its `set`.
-        lanes: trials that share a node.
+        packing: how trials share the nodes.
 
     Raises:
         UsageError: the request is wrong, a flag and the sweep contradict each other, or a trial's
@@ -94,16 +98,16 @@ def compile_sweep(request: Request, spec: Spec, lanes: int = 1) -> Compiled:
             identity = tuple((k, str(v)) for k, v in heavy.items())
             if identity not in places:
                 first = {key_of(n, "--grid"): point[n] for n in shared}
-                base, seen = _base(request, spec.fixed, {**first, **heavy}, past, lanes)
+                base, seen = _base(request, spec.fixed, {**first, **heavy}, past, packing)
                 past = seen.past
                 name = digest(to_plain(base.config))[:16]
                 places[identity] = name, seen
                 bases[name] = base
             name, seen = places[identity]
-            asked = bases[name].resolved.config.with_values(light)
+            asked = bases[name].asked.with_values(light)
             asked.check()
-            scaled(asked.optim, asked.batch.global_batch)
-            run_id = asked.run_id()
+            scaled_for(asked)
+            run_id = asked.run_id(also=values)
             if run_id in trials:
                 twins.append((point, trials[run_id].axes))
                 continue
@@ -150,7 +154,7 @@ def _base(
     fixed: Mapping[str, Any],
     axes: Mapping[str, Any],
     past: list[dict[str, Any]] | None,
-    lanes: int,
+    packing: Packing,
 ) -> tuple[Base, Seen]:
     """Resolve what trials have in common, with the axes of its first trial.
 
@@ -167,27 +171,38 @@ def _base(
         # A thousand models serve nobody, and fill the disk.
         values.setdefault("train.keep", "results")
     sets = tuple(Override(k, v, "the sweep") for k, v in values.items())
-    resolved = _resolved(replace(request, sets=(*sets, *request.sets)), lanes)
+    resolved = _resolved(replace(request, sets=(*sets, *request.sets)), packing)
     config = already_here(resolved.config, resolved.runs / CACHE_FOLDER)
     seen = look_around(config, resolved.runs, past)
+    asked = resolved.config
     resolved, config, _ = fitted(resolved, config, plan_of(config, seen))
-    return Base(resolved, config), seen
+    return Base(resolved, asked, config), seen
 
 
-def _resolved(request: Request, lanes: int) -> Resolved:
+def _resolved(request: Request, packing: Packing) -> Resolved:
     """Resolve a request; of trials that share a node each has a rank for every GPU of its share.
 
     Unless somebody said how many ranks there are.
     """
+    from .machine import local_gpus
     from .resolve import resolve
 
     resolved = resolve(request)
-    gpus = resolved.config.cluster.gpus_per_node
-    if lanes == 1 or not gpus or resolved.origins.get(PROCS) != LEFT_OPEN:
+    cluster = resolved.config.cluster
+    lanes, gpus = packing.lanes_of(cluster), cluster.gpus_per_node
+    if lanes == 1 or not gpus:
         return resolved
-    # Both: GPUs that are left open would follow from the ranks.
-    decided = {GPUS: gpus, PROCS: gpus_of_lane(gpus, lanes)}
-    more = tuple(Override(k, v, f"--pack {lanes}") for k, v in decided.items())
+    origin = packing.words(cluster)
+    decided: dict[str, int] = {}
+    if cluster.executor == "local" and not request.given(GPUS):
+        # Nobody else hands them out.
+        gpus = decided[GPUS] = max(gpus, local_gpus())
+    if resolved.origins.get(PROCS) == LEFT_OPEN:
+        # Both: GPUs that are left open would follow from the ranks.
+        decided |= {GPUS: gpus, PROCS: gpus_of_lane(gpus, lanes)}
+    if not decided:
+        return resolved
+    more = tuple(Override(k, v, origin) for k, v in decided.items())
     return resolve(replace(request, flags=(*request.flags, *more)))
 
 

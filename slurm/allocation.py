@@ -15,6 +15,8 @@ PORTS_ALONE = 2700
 range."""
 LANE = "GLUELINE_LANE"
 """Variable of a worker that shares its node with others of the same job: `2/4`."""
+LANE_CORES = "GLUELINE_LANE_CORES"
+"""Variable of such a worker: how many cores it has."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,14 @@ class Allocation:
 
 def read_allocation(environ: Mapping[str, str] = os.environ) -> Allocation:
     """Return the allocation from Slurm's variables, submitit's local ones, or neither."""
-    cores = len(os.sched_getaffinity(0))
     lane, _, lanes = environ.get(LANE, "").partition("/")
+    # A lane's affinity is narrowed to its share already, unless there are fewer cores than lanes.
+    own = environ.get(LANE_CORES, "") if lane else ""
+    cores = int(own) if own.isdigit() else len(os.sched_getaffinity(0))
     shared = {"lane": int(lane), "lanes": int(lanes)} if lane else {}
     raw = environ.get("SLURM_JOB_ID")
     if raw is None or environ.get("SUBMITIT_EXECUTOR") == "local":
         job = environ.get("SUBMITIT_LOCAL_JOB_ID", str(os.getpid()))
-        # Threads of two runs that both take all cores wait for each other, spinning.
-        cores = max(1, cores // int(lanes or 1))
         return Allocation(job, job, ("127.0.0.1",), 0, cores, 0, False, **shared)
     given = environ.get("SLURM_CPUS_ON_NODE", "")
     if lane and given.isdigit():

@@ -59,6 +59,8 @@ class Attempt:
             "pid": os.getpid(),
             "cores": allocation.cores,
             "gpus": allocation.gpus,
+            # Runs that share the node with this one, itself among them.
+            "lanes": allocation.lanes,
         }
 
     def note(self, **values: Any) -> None:

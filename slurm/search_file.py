@@ -187,7 +187,9 @@ class SearchFile:
             axes[SEED] = settings["train.seed"] = seed
         config = build(RunConfig, self.bases[option.base]).with_values(settings)
         config.check()
-        run_id = config.run_id()
+        # What is searched, and, of one of the best, what is kept of it.
+        counts = [axis.key for axis in search.axes]
+        run_id = config.run_id(also=counts if best_of is None else [*counts, "train.keep"])
         return Trial(number, run_id, axes, settings, option.base, option.plan, best_of)
 
     def _option(self, values: Mapping[str, Any], options: tuple[Option, ...]) -> Option:

@@ -2,22 +2,57 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
 from slurm.begun import Begun, read_past
 from slurm.turns import Turn
-from training.config import RunConfig, load_config
+from training.config import RunConfig, UsageError, load_config
 from training.rundir import RunDir, read_json, submissions, write_json
-from training.scaling import scaled
+from training.scaling import scaled_for
 from training.schedule import warmup_steps
 from training.sweepdir import SweepDir, Trial
 
 OPEN_SECONDS = 60.0
 """How long one worker may take to begin a run, by the clock of others that want to."""
+
+
+NODES = (
+    *("nodes", "min_nodes", "procs_per_node", "gpus_per_node", "cpus_per_node", "mem"),
+    *("partition", "account", "qos", "constraint"),
+)
+"""Keys of `cluster` in which trials must agree that a worker's nodes are for."""
+
+
+def suits(sweep: SweepDir, base: str, bases: tuple[str, ...]) -> bool:
+    """Return whether the nodes that trials of some bases were given are right for another's too.
+
+    A sweep may have been extended by trials of other nodes while its workers were queued.
+
+    Args:
+        sweep: the sweep.
+        base: digest of the base of a trial.
+        bases: those that a worker was submitted for; empty: any.
+    """
+    if not bases or base in bases:
+        return True
+    wanted = _nodes(str(sweep.base(base)))
+    return wanted is not None and wanted == _nodes(str(sweep.base(bases[0])))
+
+
+@functools.cache
+def _nodes(path: str) -> tuple[Any, ...] | None:
+    """Return what nodes a base needs; None where it cannot be read. A file of that name stays."""
+    try:
+        config = load_config(Path(path))
+    except UsageError:
+        return None
+    return (config.engine.device, *(getattr(config.cluster, key) for key in NODES))
 
 
 def trial_config(sweep: SweepDir, trial: Trial) -> RunConfig:
@@ -42,7 +77,7 @@ def trial_plan(sweep: SweepDir, trial: Trial, config: RunConfig, lanes: int = 1)
     plan = dict(plans.get(trial.plan) or {}) if isinstance(plans, dict) else {}
     if cores := plan.get("cores_per_rank"):
         plan["cores_per_rank"] = max(1, cores // lanes)
-    optim = scaled(config.optim, config.batch.global_batch)
+    optim = scaled_for(config)
     plan["lr"] = optim.lr
     if plan.get("steps"):
         plan["warmup_steps"] = warmup_steps(optim, plan["steps"])

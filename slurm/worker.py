@@ -38,7 +38,7 @@ from slurm.pruning import watched
 from slurm.scontrol import Refused, Silent, say
 from slurm.search import ask, is_search, last_runs, settle
 from slurm.signals import STOPS
-from slurm.trial import open_run, release
+from slurm.trial import open_run, release, suits
 from slurm.verdicts import asked_to_end
 from training.config import UsageError
 from training.rundir import RunDir, read_json, write_json
@@ -67,7 +67,8 @@ class TrialWorker:
         Args:
             sweep_dir: its folder.
             lanes: trials at a time on this node.
-            bases: digests of the bases whose trials these nodes are for; empty: all.
+            bases: digests of the bases whose trials these nodes are for, besides others that need
+                the same nodes; empty: all.
         """
         self.sweep_dir, self.lanes, self.bases = sweep_dir, lanes, bases
 
@@ -250,7 +251,7 @@ def next_trial(
         sweep: the sweep.
         worker: who asks.
         restarted: it may have one from an earlier start of its job.
-        bases: those whose trials it may take; empty: all.
+        bases: those whose trials its nodes are for; empty: all. See `suits`.
 
     Raises:
         UsageError: the file of a search is damaged.
@@ -259,7 +260,7 @@ def next_trial(
     if (read_json(sweep.request) or {}).get("stop"):
         return None  # a person cancelled the sweep
     sweep.claims.mkdir(exist_ok=True)
-    trials = [t for t in read_trials(sweep) if not bases or t.base in bases]
+    trials = [t for t in read_trials(sweep) if suits(sweep, t.base, bases)]
     if restarted:
         claims = read_claims(sweep)
         for trial in trials:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from .config import OptimConfig, RunConfig, UsageError
 
 
-def scaled(optim: OptimConfig, global_batch: int) -> OptimConfig:
+def scaled(optim: OptimConfig, global_batch: int, equal_steps: bool = False) -> OptimConfig:
     """Return the optimizer's settings at a global batch, by its rule from its base batch.
 
     With k = global batch / base batch:
@@ -20,9 +20,15 @@ def scaled(optim: OptimConfig, global_batch: int) -> OptimConfig:
       the stochastic differential equation of Adam (Malladi et al. 2022, arXiv:2205.10287,
       definition 5.2).
     - `legew`: times √k, and the warm-up times k in epochs, so it has as many steps as at the base
-      batch (You et al. 2019, arXiv:1901.08256). The budget is meant to be equal epochs.
+      batch (You et al. 2019, arXiv:1901.08256): of equal epochs k times the share, of equal steps
+      the same share.
 
     The result carries the rule `fixed`: it is scaled already.
+
+    Args:
+        optim: as asked for.
+        global_batch: examples a step.
+        equal_steps: every batch has the same number of steps (`train.max_steps`), not of epochs.
 
     Raises:
         UsageError: the rule does not hold this far from the base batch.
@@ -34,7 +40,8 @@ def scaled(optim: OptimConfig, global_batch: int) -> OptimConfig:
     factor = k if rule == "linear" else math.sqrt(k)
     found = replace(optim, lr=optim.lr * factor, lr_rule="fixed", base_batch=None)
     if rule == "legew" and optim.warmup_steps is None:
-        return replace(found, warmup_ratio=min(1.0, optim.warmup_ratio * k))
+        share = optim.warmup_ratio * (1.0 if equal_steps else k)
+        return replace(found, warmup_ratio=min(1.0, share))
     if rule != "sqrt_adam":
         return found
     beta1, beta2 = 1 - k * (1 - optim.beta1), 1 - k * (1 - optim.beta2)
@@ -47,10 +54,20 @@ def scaled(optim: OptimConfig, global_batch: int) -> OptimConfig:
     return replace(found, beta1=beta1, beta2=beta2, eps=optim.eps / factor)
 
 
+def scaled_for(config: RunConfig) -> OptimConfig:
+    """Return the optimizer's settings of a run, at its global batch and its budget.
+
+    Raises:
+        UsageError: as `scaled`.
+    """
+    equal_steps = config.train.max_steps is not None
+    return scaled(config.optim, config.batch.global_batch, equal_steps)
+
+
 def scaled_config(config: RunConfig) -> RunConfig:
     """Return a run's configuration with the optimizer's settings at its global batch.
 
     Raises:
         UsageError: as `scaled`.
     """
-    return replace(config, optim=scaled(config.optim, config.batch.global_batch))
+    return replace(config, optim=scaled_for(config))

@@ -24,7 +24,7 @@ from training.rundir import (
     run_state,
     snapshot,
 )
-from training.scaling import scaled
+from training.scaling import scaled_for
 from training.schedule import warmup_steps
 from training.sources import model_folder
 
@@ -246,7 +246,7 @@ def _flat(config: RunConfig) -> Mapping[str, Any]:
 def _in_force(
     config: RunConfig, plan: Mapping[str, Any], results: Mapping[str, Any]
 ) -> dict[str, Any]:
-    optim = scaled(config.optim, config.batch.global_batch)
+    optim = scaled_for(config)
     steps = whole(plan.get("steps")) or config.train.max_steps
     if results and not results.get("stopped_early"):
         steps = whole(results.get("steps")) or steps

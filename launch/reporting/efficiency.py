@@ -97,7 +97,8 @@ def efficiency(record: Record, used: Mapping[str, Used]) -> Efficiency | None:
         ask=(),
     )
     measured = bool(said and said.peak_bytes)
-    return replace(found, ask=tuple(_ask(found, nodes, ranks, measured)))
+    lanes = max((a.lanes for a in record.attempts), default=1)
+    return replace(found, ask=tuple(_ask(found, nodes, ranks, measured, lanes)))
 
 
 def efficiencies(records: Sequence[Record], used: Mapping[str, Used]) -> list[Efficiency]:
@@ -140,12 +141,20 @@ def _worker(said: Used, records: Sequence[Record]) -> Efficiency:
     return replace(found, ask=tuple(flags))
 
 
-def _ask(found: Efficiency, nodes: int, ranks: float, measured: bool) -> list[str]:
-    """Return the flags for a run like it."""
+def _ask(found: Efficiency, nodes: int, ranks: float, measured: bool, lanes: int = 1) -> list[str]:
+    """Return the flags for a run like it.
+
+    Args:
+        found: what it used.
+        nodes: of its own.
+        ranks: on a node.
+        measured: whether its peak is all that was used of the node's memory.
+        lanes: runs that share the node.
+    """
     flags = []
     if found.peak_bytes:
-        beside = 0.0 if measured else BESIDE
-        flags.append(f"--mem {math.ceil((found.peak_bytes + beside) * ROOM / GIB)}G")
+        needed = found.peak_bytes if measured else lanes * (found.peak_bytes + BESIDE)
+        flags.append(f"--mem {math.ceil(needed * ROOM / GIB)}G")
     if found.seconds:
         minutes = max(LEAST_MINUTES, 5 * math.ceil(found.seconds * ROOM / 300))
         flags.append(f"--time {minutes // 60:02d}:{minutes % 60:02d}:00")

@@ -28,6 +28,8 @@ class Attempt:
     """Of the allocation, over all nodes."""
     gpus: float | None = None
     """Alike: held, whether or not each has a rank; a share where runs share a node."""
+    lanes: int = 1
+    """Runs that shared the node."""
     hosts: tuple[str, ...] = ()
     text: str = ""
     """How it ended and what followed, in one line."""
@@ -243,6 +245,7 @@ def read_attempts(
                 ranks=starts.get(n) or world,
                 cores=sum(cores) if len(cores) == len(nodes) else None,
                 gpus=math.fsum(gpus) if len(gpus) == len(nodes) else None,
+                lanes=max(whole(node.get("lanes")) or 1 for node in nodes),
                 hosts=tuple(sorted({str(node.get("host")) for node in nodes})),
             )
         )

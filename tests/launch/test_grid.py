@@ -93,3 +93,12 @@ def test_every_combination_is_there_once(grid: dict[str, list[int]]) -> None:
         total *= len(values)
     assert len(points) == total == len({tuple(sorted(p.items())) for p in points})
     assert all(p[name] in values for p in points for name, values in grid.items())
+
+
+def test_values_are_of_their_fields_type() -> None:
+    found = spec(grid={"lr": ["1e-4", 2e-4], "global_batch": ["16"]}, exclude=[{"lr": 1.0e-4}])
+    assert found.axes == {"lr": (1e-4, 2e-4), "global_batch": (16,)}
+    assert expand(found) == [{"lr": 2e-4, "global_batch": 16}]
+    assert expand(spec(points=[{"lr": "1e-4"}])) == [{"lr": 1e-4}]
+    with pytest.raises(UsageError, match="lr: 0[.]0001 appears twice"):
+        spec(grid={"lr": ["1e-4", 0.0001]})

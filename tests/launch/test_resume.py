@@ -72,6 +72,8 @@ def test_on_another_shape(run: RunDir, job: Any, typed: Any) -> None:
     done = typed(LINE + " --name r --nodes 2")
     assert "--resume r" in done.err or "run r is" in done.out, done.err
     assert "another configuration" in typed(LINE + " --name r --nodes 3").err
+    said = typed(LINE + " --name r --nodes 2 --time 45").err
+    assert "run r was made with cluster.time '30', not '45'" in said and "add --name" in said
 
 
 def test_back_to_ddp(run: RunDir, typed: Any) -> None:

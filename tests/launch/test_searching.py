@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 from launch import searching, sweeping
+from launch.packing import Packing
 from launch.search_plan import difference
 from launch.sweep_view import describe_sweep, view_sweeps
-from launch.sweeping import Packing, count_text, trial_states
+from launch.sweeping import count_text, trial_states
 from slurm.search import ask, last_runs
 from slurm.search_file import read_search
 from tests.slurm.searches import BATCH, DECAY, LR, config, finish, make_search

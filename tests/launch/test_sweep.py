@@ -54,6 +54,10 @@ def test_a_file_with_mistakes(tmp_path):
         ("seeds: 2\nexclude: [{seed: 9}]", "no trial of the sweep is so"),
         ("seeds: 2\nexclude: [{seed: 1}, {seed: 2}]", "exclude leaves no trial"),
         ("- 1", "expected keys and values"),
+        (
+            "grid: {lr: [1]}\nseeds: 2\ngrid: {seed: [1]}",
+            "'grid' stands in line 1 and in line 3: leave one of them out",
+        ),
         ("seeds: 2\nname: 2024-05-01", "name: expected text, got 2024-05-01: write it in quotes"),
         ("seeds: 2\nname: 2024", "name: expected text, got 2024: write it in quotes"),
     ):

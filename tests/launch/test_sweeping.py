@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launch import sweeping
+from launch.packing import Packing
 from launch.sweeping import (
-    Packing,
     ask_to_stop,
     count_text,
     cut,
@@ -96,6 +96,28 @@ def test_workers_are_as_many_as_a_site_lets_a_person_submit(
     config = RunConfig(cluster=ClusterConfig(executor="slurm"))
     sweeping.submit_trials(sweep, config, range(30), packing)
     assert asked == elements
+
+
+def test_jobs_of_several_nodes_run_one_trial_each_and_none_is_left_out(tmp_path, monkeypatch):
+    asked = []
+
+    def submitted(config, sweep, lanes, elements, parallel, after, *more):
+        asked.append((elements, parallel, after))
+        return str(len(asked))
+
+    monkeypatch.setattr("launch.executor.submit_workers", submitted)
+    monkeypatch.setattr(sweeping, "array_limit", lambda: 10)
+    monkeypatch.setattr("launch.jobs.whose", lambda executor: {})
+    for nodes, expected in (
+        (1, [(10, 1, "5"), (10, 1, "5")]),
+        (2, [(9, 2, "5"), (8, 2, "1"), (8, 2, "2")]),
+    ):
+        asked.clear()
+        sweep = SweepDir(tmp_path / "runs" / ".sweeps" / str(nodes))
+        sweep.path.mkdir(parents=True)
+        config = RunConfig(cluster=ClusterConfig(executor="slurm", nodes=nodes))
+        sweeping.submit_trials(sweep, config, range(25), Packing(parallel=2), "5")
+        assert asked == expected, "of those that wait for each other each has the whole throttle"
 
 
 @pytest.fixture

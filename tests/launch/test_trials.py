@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from launch import machine
+from launch.executor_local import visible_gpus
 from launch.flags import Override, Request
 from launch.grid import Spec
+from launch.packing import Packing
 from launch.sweep import check_packing
-from launch.sweeping import Packing
 from launch.trials import Compiled, compile_sweep, gpus_of_lane, plan_again
 from slurm.allocation import LANE, Allocation
 from slurm.worker import lane_environment
@@ -34,7 +35,10 @@ def compiled(lanes: int, *typed: tuple[str, Any]) -> Compiled:
     values: dict[str, Any] = {"cluster.partition": "gpu", "cluster.time": "60", **dict(typed)}
     flags = tuple(Override(k, v, f"--{k.split('.')[1]}") for k, v in values.items())
     spec = Spec(axes={"seed": (1, 2)})
-    return compile_sweep(Request(task="demo", model="tiny", flags=flags), spec, lanes)
+    request = Request(task="demo", model="tiny", flags=flags)
+    local = values.get("cluster.executor") == "local"
+    packing = Packing(parallel=lanes) if local else Packing(lanes)
+    return compile_sweep(request, spec, packing)
 
 
 def shape(found: Compiled) -> tuple[int | None, int | None, int | None]:
@@ -85,7 +89,6 @@ def test_gpus_that_were_typed_are_shared_out() -> None:
         (2, {"procs_per_node": 2}, "use --gpus-per-node 2 --procs-per-node 1"),
         (2, {"procs_per_node": 2, "gpus_per_node": 2}, "--procs-per-node 1"),
         (2, {"nodes": 2}, "trials of 2 nodes cannot share a node"),
-        (2, {"executor": "local", "partition": None, "time": "60"}, "--max-parallel 2"),
     ],
 )
 def test_ranks_that_do_not_fit_are_refused_in_a_line(
@@ -96,6 +99,48 @@ def test_ranks_that_do_not_fit_are_refused_in_a_line(
         check_packing(found, Packing(lanes))
     assert f"--pack {lanes}" in str(caught.value) and "\n" not in str(caught.value)
     check_packing(found, Packing(1))
+
+
+LOCAL = (("cluster.executor", "local"), ("cluster.partition", None))
+
+
+def test_trials_that_share_this_machine_share_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "local_gpus", lambda: 4)
+    for lanes, ranks in ((1, 4), (2, 2), (4, 1), (8, 1)):
+        found = compiled(lanes, *LOCAL)
+        assert shape(found)[:2] == (4, ranks)
+        check_packing(found, Packing(parallel=lanes))
+        config = found.config(found.trials[0])
+        assert visible_gpus(config, None) == "0,1,2,3", "of the worker: all are shared out"
+    one = compiled(4, *LOCAL, ("cluster.procs_per_node", 1))
+    assert shape(one)[:2] == (4, 1)
+    many = compiled(4, *LOCAL, ("cluster.procs_per_node", 2))
+    with pytest.raises(UsageError, match="1 of this machine's 4 GPUs: use --procs-per-node 1"):
+        check_packing(many, Packing(parallel=4))
+    with pytest.raises(UsageError, match="--pack 2 is for the nodes of a cluster"):
+        check_packing(one, Packing(2))
+    nodes = compiled(1, ("cluster.nodes", 2))
+    with pytest.raises(UsageError, match="--workers 3: a job of 2 nodes runs one trial"):
+        check_packing(nodes, Packing(workers=3))
+
+
+PLACES = [
+    *[("cluster.time", "120"), ("cluster.mem", "20G"), ("cluster.cpus_per_node", 3)],
+    *[("tracking.tracker", "none"), ("train.keep", "model"), ("cluster.partition", "cpu")],
+]
+
+
+@pytest.mark.parametrize(("key", "value"), PLACES)
+def test_where_and_how_long_a_trial_computes_is_no_part_of_what_it_is(key: str, value: Any) -> None:
+    plain = compiled(1, ("engine.device", "cpu"))
+    other = compiled(1, ("engine.device", "cpu"), (key, value))
+    assert [t.run_id for t in plain.trials] == [t.run_id for t in other.trials]
+
+
+def test_what_a_sweep_varies_is_a_part_of_it_whatever_it_is() -> None:
+    request = Request(task="demo", model="tiny")
+    found = compile_sweep(request, Spec(axes={"cluster.partition": ("gpu", "cpu"), "seed": (1,)}))
+    assert len({t.run_id for t in found.trials}) == 2 and not found.twins
 
 
 def test_ranks_on_cpus_are_as_typed() -> None:

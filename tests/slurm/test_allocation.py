@@ -1,6 +1,8 @@
 """What the agent reads of its job from the environment."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -12,11 +14,31 @@ def eight_cores(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
 
 
-@pytest.mark.parametrize(("lane", "cores"), [(None, 8), ("0/2", 4), ("2/3", 2), ("9/16", 1)])
-def test_runs_that_share_this_machine_share_its_cores(lane, cores):
-    environ = {"SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_JOB_ID": "77"}
-    found = read_allocation(environ | ({LANE: lane} if lane else {}))
-    assert (found.cores, found.slurm, found.job_id) == (cores, False, "77")
+def test_a_local_job_has_all_cores():
+    found = read_allocation({"SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_JOB_ID": "77"})
+    assert (found.cores, found.slurm, found.job_id) == (8, False, "77")
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 3, 8, 16])
+def test_lanes_of_this_machine_share_its_cores(lanes):
+    """A lane reads its allocation when its affinity is narrowed: it is not divided again."""
+    held = []
+    for lane in range(lanes):
+        code = (
+            "import os, slurm.lane as lane; from slurm.allocation import read_allocation as read;"
+            f"os.environ['GLUELINE_LANE'] = '{lane}/{lanes}';"
+            "os.environ['SUBMITIT_EXECUTOR'] = 'local'; held = set(range(8));"
+            "os.sched_getaffinity = lambda pid: held;"
+            "os.sched_setaffinity = lambda pid, cores: (held.clear(), held.update(cores));"
+            "lane.work = lambda sweep, found, bases: told.append(found.cores) or 'empty';"
+            "told = [];"
+            "lane.sys.argv = ['lane', 'sweep']; lane.main(); print(*told, read().cores, len(held))"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        first, again, left = map(int, done.stdout.split())
+        assert first == again == (left if lanes <= 8 else 1), done.stderr
+        held.append(first)
+    assert sum(held) == max(8, lanes)
 
 
 def test_lanes_of_a_job_share_its_gpus():

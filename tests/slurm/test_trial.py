@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from slurm.begun import Begun, beginning, want
 from slurm.claims import Worker, claim, read_claims, take_over
-from slurm.trial import open_run, release
+from slurm.trial import open_run, release, suits
 from training.rundir import read_json, submissions, write_atomic, write_json
 from training.sweepdir import SweepDir, Trial
 
@@ -98,3 +99,16 @@ def test_a_later_trial_of_a_job_has_the_time_of_the_jobs_submission(tmp_path: Pa
     run, _ = open_run(sweep, TRIAL, "100_7", slurm=True)
     (entry,) = submissions(run.jobs)
     assert entry["time"] == submitted and entry["began"] > submitted + 3000
+
+
+def test_a_worker_takes_trials_that_its_nodes_are_for(tmp_path: Path) -> None:
+    sweep = made(tmp_path, "a")
+    later, larger = (
+        replace(config(), cluster=replace(config().cluster, **change))
+        for change in ({"time": "99:00:00", "mail": "me"}, {"nodes": 2})
+    )
+    write_atomic(sweep.base("later"), later.dump())
+    write_atomic(sweep.base("larger"), larger.dump())
+    assert suits(sweep, "b", ("b",)) and suits(sweep, "later", ("b",)) and suits(sweep, "none", ())
+    assert not suits(sweep, "larger", ("b",)) and not suits(sweep, "none", ("b",))
+    assert suits(sweep, "larger", ("x", "larger"))

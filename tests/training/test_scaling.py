@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.config import OptimConfig, UsageError
-from training.scaling import scaled
+from training.config import BatchConfig, OptimConfig, RunConfig, TrainConfig, UsageError
+from training.scaling import scaled, scaled_for
 from training.schedule import warmup_steps
 
 BASE = OptimConfig(lr=1e-4, base_batch=32, lr_rule="linear", warmup_ratio=0.1)
@@ -42,6 +42,12 @@ def test_legews_warm_up_keeps_its_steps():
     assert warmup_steps(at("legew", 32), 1000) == warmup_steps(at("legew", 128), 250) == 100
     assert at("legew", 32 * 100).warmup_ratio == 1.0
     assert at("legew", 128, warmup_steps=7).warmup_steps == 7
+    # At equal steps it has four times the epochs anyway.
+    asked = replace(BASE, lr_rule="legew")
+    of_run = RunConfig(optim=asked, batch=BatchConfig(global_batch=128))
+    assert scaled_for(of_run) == at("legew", 128)
+    of_steps = replace(of_run, train=TrainConfig(max_steps=1000))
+    assert warmup_steps(scaled_for(of_steps), 1000) == 100 and scaled_for(of_steps).lr == 2e-4
 
 
 @given(st.sampled_from(RULES), st.integers(1, 320))

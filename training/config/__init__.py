@@ -4,7 +4,7 @@ from .cluster import ClusterConfig, option_name
 from .engine import EngineConfig
 from .model import ModelConfig
 from .recipe import LAYERWISE, BatchConfig, OptimConfig, TrainConfig
-from .run import RunConfig, load_config, slug
+from .run import RunConfig, load_config, place_keys, slug
 from .schema import UsageError, nearest
 from .task import TaskConfig
 from .tracking import TrackingConfig
@@ -24,5 +24,6 @@ __all__ = [
     "TrackingConfig",
     "UsageError",
     "nearest",
+    "place_keys",
     "slug",
 ]

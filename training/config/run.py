@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ from .tracking import TrackingConfig
 
 DIGITS = 10
 """Of the digest in a run's id: enough for the trials of large sweeps to differ."""
+SHAPE = frozenset(
+    f"cluster.{name}" for name in ("nodes", "procs_per_node", "container", "container_python")
+)
+"""What a run computes follows from these keys of `cluster`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,17 +118,31 @@ class RunConfig:
         if self.train.fault is not None and self.train.fault.startswith(("nan", "oom", "slow")):
             raise UsageError(f"{where}: train.fault may be raise, kill, hang or stop@STEP")
 
-    def run_id(self, name: str | None = None) -> str:
+    def run_id(self, name: str | None = None, also: Iterable[str] = ()) -> str:
         """Return a readable id that is a function of the configuration: TASK-MODEL-b32-s42-HASH.
 
-        It is taken before weights and rows are fetched: where they were put does not count.
+        It is taken before weights and rows are fetched: where they were put does not count. Nor do
+        partition, time limit, memory, tracker and the like (`place_keys`): some of them follow from
+        which nodes are up today, and another time limit is no other experiment.
+
+        Args:
+            name: the id, where a person gave one.
+            also: keys that count here all the same: those that a sweep varies.
         """
         if name is not None:
             return name
-        plain = to_plain(self)
+        plain = self.experiment(also)
         digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:DIGITS]
         stem = f"{slug(self.task.name)}-{slug(self.model.name)}"
         return f"{stem}-b{self.batch.global_batch}-s{self.train.seed}-{digest}"
+
+    def experiment(self, also: Iterable[str] = ()) -> dict[str, Any]:
+        """Return what a run's id is taken from, ready for JSON: see `run_id`."""
+        plain = to_plain(self)
+        for key in place_keys().difference(also):
+            section, name = key.split(".")
+            del plain[section][name]
+        return plain
 
     def with_paths(self, *, task: str | None = None, model: str | None = None) -> RunConfig:
         """Return a copy whose data and weights lie in these local folders."""
@@ -154,6 +173,17 @@ class RunConfig:
     def dump(self) -> str:
         """Return the configuration as YAML, every value spelled out."""
         return yaml.safe_dump(to_plain(self), sort_keys=False, allow_unicode=True, width=100)
+
+
+@cache
+def place_keys() -> frozenset[str]:
+    """Return the keys that say where and how long a run computes, and what is kept or told of it.
+
+    Runs that differ in these alone are the same run.
+    """
+    sections = ("cluster.", "tracking.")
+    found = {key for key in leaves(RunConfig) if key.startswith(sections)} - SHAPE
+    return frozenset(found | {"train.keep"})
 
 
 def slug(text: str) -> str:

@@ -102,6 +102,11 @@ def test_without_accounting_the_run_directory_tells():
     assert found.limit_seconds == 7200.0 and found.ask == ("--mem 7G", "--time 00:15:00")
 
 
+def test_trials_that_share_a_node_ask_for_all_of_them():
+    shared = finished(worker=True, attempts=(Attempt(0, 0.0, 600.0, "finished", 4, 4, lanes=4),))
+    assert "--mem 25G" in present(efficiency(shared, {})).ask
+
+
 def test_a_gpu_run_without_accounting_says_nothing_of_the_nodes_memory():
     found = present(efficiency(finished(unit="GPU-hours"), {}))
     assert found.gpus == 4 and found.gpu_peak_bytes == 2 * GIB and found.peak_bytes is None
