@@ -100,5 +100,5 @@ def test_values_are_of_their_fields_type() -> None:
     assert found.axes == {"lr": (1e-4, 2e-4), "global_batch": (16,)}
     assert expand(found) == [{"lr": 2e-4, "global_batch": 16}]
     assert expand(spec(points=[{"lr": "1e-4"}])) == [{"lr": 1e-4}]
-    with pytest.raises(UsageError, match="lr: 0[.]0001 appears twice"):
+    with pytest.raises(UsageError, match=r"lr: 0\.0001 appears twice"):
         spec(grid={"lr": ["1e-4", 0.0001]})
