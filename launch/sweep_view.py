@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,8 @@ class SweepView:
     """The arrays that are queued or running."""
     unasked: int = 0
     """Trials that a search is still to ask for."""
+    silent: str = ""
+    """Why Slurm did not say which of its jobs are alive; empty where it did, or was not needed."""
 
     @property
     def name(self) -> str:
@@ -131,11 +135,12 @@ def view_sweeps(sweeps: Sequence[SweepDir], views: Mapping[str, View]) -> list[S
             (v := views.get(t.run_id)) is None or v.state != "finished" for t in trials[sweep.name]
         )
     ]
+    silent = ""
     try:
         alive = alive_jobs(open_jobs) if open_jobs else {}
     except UsageError as error:
+        silent, alive = str(error), {}
         print(f"note: {error}; shown is what the files say", file=sys.stderr)
-        alive = {}
     found = []
     for sweep in sweeps:
         mine = {str(entry["job_id"]) for entry in jobs[sweep.name]}
@@ -151,6 +156,7 @@ def view_sweeps(sweeps: Sequence[SweepDir], views: Mapping[str, View]) -> list[S
                 {t.run_id: views[t.run_id] for t in trials[sweep.name] if t.run_id in views},
                 tuple(sorted({job.partition("_")[0] for job in here}, key=int)),
                 unasked(sweep, trials[sweep.name]),
+                silent if any(entry in open_jobs for entry in jobs[sweep.name]) else "",
             )
         )
     return found
@@ -162,6 +168,38 @@ def look_at_sweep(sweep: SweepDir) -> SweepView:
 
     runs = [run for trial in read_trials(sweep) if (run := sweep.run(trial)).path.is_dir()]
     return view_sweeps([sweep], {seen.run_id: seen for seen in look(runs)})[0]
+
+
+def looks_at_sweep(
+    sweep: SweepDir, seconds: float, say: Callable[[str], None]
+) -> Iterator[SweepView]:
+    """Yield how a sweep is, again and again, until nothing of it runs or waits.
+
+    While Slurm does not answer nothing is known of what waits: nothing is yielded, and a person is
+    told once.
+
+    Args:
+        sweep: the sweep.
+        seconds: between two looks.
+        say: tells a person.
+    """
+    waiting = False
+    while True:
+        # Its notes are of a silence that is told here, once and not at every look.
+        with contextlib.redirect_stderr(io.StringIO()):
+            seen = look_at_sweep(sweep)
+        if seen.silent:
+            if not waiting:
+                say(f"{seen.silent}: how the sweep is is not known; waiting for an answer")
+            waiting = True
+        else:
+            if waiting:
+                say("Slurm answers again")
+            waiting = False
+            yield seen
+            if not seen.live:
+                return
+        time.sleep(seconds)
 
 
 def describe_sweep(seen: SweepView) -> str:
@@ -180,7 +218,7 @@ def describe_sweep(seen: SweepView) -> str:
     where = _where(seen.sweep)
     if seen.finished:
         rows.append(("report", command_line("report", seen.name, *where)))
-    if not seen.live and not seen.done and (line := _line(seen.sweep)):
+    if not (seen.live or seen.done or seen.silent) and (line := _line(seen.sweep)):
         again = ["--retry-failed"] if "failed" in seen.states.values() else []
         rows.append(("rest", command_line(_command(seen.sweep, line), *line, *again)))
     return "\n".join(f"{name:<8} {value}" for name, value in rows)
@@ -220,16 +258,17 @@ def watch_sweep(sweep: SweepDir) -> int:
         0 if every trial finished, 1 if not, 130 if a person stopped following.
     """
     told = ""
+
+    def say(text: str) -> None:
+        print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
+
+    seen: SweepView
     try:
-        while True:
-            seen = look_at_sweep(sweep)
+        for seen in looks_at_sweep(sweep, WATCH_SECONDS, say):
             text = f"{len(seen.trials)} trials: {count_text(seen.states)}"
             if text != told:
-                print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
+                say(text)
                 told = text
-            if not seen.live:
-                break
-            time.sleep(WATCH_SECONDS)
     except KeyboardInterrupt:
         print(f"the sweep goes on; to see how it is: {command_line('status', sweep.name)}")
         return 130

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterable
 
-from launch.sweep_view import SweepView, look_at_sweep
+from launch.sweep_view import SweepView, looks_at_sweep
 from launch.sweeping import ask_to_stop, count_text
 from training.rundir import write_atomic
 from training.sweepdir import SweepDir, Trial, read_trials
@@ -111,16 +111,17 @@ def follow(
         say: tells a person.
     """
     told, looked = "", looks_taken(asked)
+
+    def say_when(text: str) -> None:
+        say(f"{time.strftime('%H:%M:%S')}  {text}")
+
     try:
-        while True:
-            seen = look_at_sweep(sweep)
+        for seen in looks_at_sweep(sweep, SECONDS, say_when):
             text = f"{len(seen.trials)} runs: {count_text(seen.states)}"
             if text != told:
-                say(f"{time.strftime('%H:%M:%S')}  {text}")
+                say_when(text)
                 told = text
                 take_looks(sweep, asked, seen, looked, decided, stop, say)
-            if not seen.live:
-                return True
-            time.sleep(SECONDS)
     except KeyboardInterrupt:
         return False
+    return True

@@ -1,11 +1,14 @@
 """Which seeds may decide a task, and what is stopped then."""
 
 import json
+from dataclasses import replace
 
+from launch import sweep_view
 from launch.reproducing.asked import Asked
 from launch.reproducing.follow import (
     drop,
     due,
+    follow,
     looks_taken,
     seeds_ended,
     take_looks,
@@ -67,3 +70,30 @@ def test_a_decided_task_is_not_looked_at_again(tmp_path):
     assert stopped == [("cola", 3)] and len(said) == 1 and "reproduced after 3" in said[0]
     assert [t.number for t in read_trials(place)] == [0, 1, 2]
     assert looks_taken(asked.decided({"cola": 3})) == {"cola": 5}
+
+
+def test_while_slurm_is_silent_it_is_waited_for(monkeypatch):
+    asked = Asked(reference={}, set_name="x", tasks=("cola",), seeds=5, looks=(3, 4, 5))
+    silent = replace(seen(*["missing"] * 5), silent="Slurm does not answer: timeout")
+    answers = [seen(*["queued"] * 5), silent, silent, seen(*["finished"] * 5)]
+    left = iter(answers)
+    monkeypatch.setattr(sweep_view, "look_at_sweep", lambda _: next(left))
+    monkeypatch.setattr(sweep_view.time, "sleep", lambda _: None)
+    said = []
+    assert follow(SweepDir("x"), asked, lambda *_: None, lambda *_: None, said.append)
+    assert next(left, None) is None
+    told = [line for line in said if "does not answer" in line]
+    assert len(told) == 1 and "waiting" in told[0]
+    assert not any("missing" in line for line in said) and "5 finished" in said[-1]
+
+
+def test_a_person_may_leave_while_slurm_is_silent(monkeypatch):
+    silent = replace(seen("missing"), silent="Slurm does not answer")
+
+    def leave(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep_view, "look_at_sweep", lambda _: silent)
+    monkeypatch.setattr(sweep_view.time, "sleep", leave)
+    asked = Asked(reference={}, set_name="x", tasks=("cola",), seeds=5, looks=(3, 4, 5))
+    assert not follow(SweepDir("x"), asked, lambda *_: None, lambda *_: None, lambda _: None)
