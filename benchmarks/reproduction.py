@@ -12,6 +12,7 @@ Prints a Markdown table.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import shutil
@@ -46,29 +47,83 @@ def shuffled_labels(labels: list[Any], share: float, seed: int) -> list[Any]:
     return found
 
 
-def broken_rows(data: Path, tasks: list[str], out: Path) -> Path:
-    """Return a folder in hub layout like `data`, with shuffled labels in the training rows."""
+def broken_rows(data: Path, tasks: list[str], folder: Path) -> tuple[Path, dict[str, float]]:
+    """Return a folder in hub layout like `data`, with shuffled labels in the training rows.
+
+    It is named by the rows that it is made of, and has further tasks added to it: another `--data`
+    is not taken for it, and a task's rows are the same with whatever other tasks.
+
+    Args:
+        data: the folder that holds `glue`.
+        tasks: whose rows are shuffled.
+        folder: below which it is made.
+
+    Returns:
+        The folder, and by task the share of training rows that have another label now: less than
+        were dealt anew, for many are dealt their own.
+    """
+    name = hashlib.sha256(json.dumps([str(data), SHARE, SEED]).encode()).hexdigest()[:8]
+    out = folder / f"shuffled-{name}"
+    (out / "glue").mkdir(parents=True, exist_ok=True)
+    for file in (data / "glue").iterdir():
+        if file.is_file():
+            shutil.copy(file, out / "glue")
+    for task in tasks:
+        break_task(data, out, task)
+    return out, {task: changed_share(data, out, task) for task in tasks}
+
+
+def break_task(data: Path, out: Path, task: str) -> None:
+    """Write a task's rows with shuffled labels, if they are not there as they are in `data` now."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if out.is_dir():
-        return out
-    temporary = out.with_name(f"{out.name}.tmp")
+    files = training_files(data, task)
+    place = out / "glue" / task
+    if place.is_dir() and _counts(out, task) == _counts(data, task):
+        return
+    temporary = place.with_name(f"{task}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    (temporary / "glue").mkdir(parents=True)
-    for file in (data / "glue").iterdir():
-        if file.is_file():
-            shutil.copy(file, temporary / "glue")
-    for task in tasks:
-        shutil.copytree(data / "glue" / task, temporary / "glue" / task)
-        for file in (temporary / "glue" / task).glob("train-*.parquet"):
-            table = pq.read_table(file)
-            labels = shuffled_labels(table["label"].to_pylist(), SHARE, SEED)
-            column = pa.array(labels, type=table.schema.field("label").type)
-            place = table.schema.get_field_index("label")
-            pq.write_table(table.set_column(place, table.schema.field("label"), column), file)
-    temporary.rename(out)
-    return out
+    shutil.copytree(data / "glue" / task, temporary)
+    for file in files:
+        table = pq.read_table(file)
+        labels = shuffled_labels(table["label"].to_pylist(), SHARE, SEED)
+        field = table.schema.field("label")
+        column = table.schema.get_field_index("label")
+        made = table.set_column(column, field, pa.array(labels, type=field.type))
+        pq.write_table(made, temporary / file.name)
+    shutil.rmtree(place, ignore_errors=True)
+    temporary.rename(place)
+
+
+def _counts(data: Path, task: str) -> list[tuple[str, int]]:
+    import pyarrow.parquet as pq
+
+    return [(f.name, pq.ParquetFile(f).metadata.num_rows) for f in training_files(data, task)]
+
+
+def training_files(data: Path, task: str) -> list[Path]:
+    """Return the files of a task's training rows.
+
+    Raises:
+        click.ClickException: there are none.
+    """
+    found = sorted((data / "glue" / task).glob("train-*.parquet"))
+    if not found:
+        raise click.ClickException(f"{data / 'glue' / task} has no train-*.parquet: see --data")
+    return found
+
+
+def changed_share(before: Path, after: Path, task: str) -> float:
+    """Return the share of a task's training rows whose label is another one."""
+    import pyarrow.parquet as pq
+
+    changed = count = 0
+    for one, two in zip(training_files(before, task), training_files(after, task), strict=True):
+        old, new = (pq.read_table(f, columns=["label"])["label"].to_pylist() for f in (one, two))
+        changed += sum(a != b for a, b in zip(old, new, strict=True))
+        count += len(old)
+    return changed / count
 
 
 def judge(name: str, flags: list[str], data: Path, runs: Path, how: list[str]) -> dict[str, Any]:
@@ -98,16 +153,20 @@ def main(
     how = ["--tasks", tasks, "--seeds", str(seeds), *flags]
     print("| recipe | task | metric | Trainer | ours (seeds) | difference | margin | verdict |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
+    changed: dict[str, float] = {}
     for place, (words, more) in enumerate(RECIPES.items()):
         if only and words not in only:
             continue
         rows = Path(data).absolute()
         if words == SHUFFLED:
-            rows = broken_rows(rows, tasks.split(","), folder / "shuffled")
+            rows, changed = broken_rows(rows, tasks.split(","), folder)
         receipt = judge(f"recipe-{place}", more, rows, folder, how)
         for verdict in receipt["verdicts"]:
             for score in verdict["scores"]:
                 print(f"| {words} | {verdict['task']} | {row(verdict, score)} |", flush=True)
+    if changed:
+        told = ", ".join(f"{task} {share:.1%}" for task, share in changed.items())
+        print(f"\nTraining rows whose label is another one after the shuffle: {told}.")
 
 
 def row(verdict: dict[str, Any], score: dict[str, Any]) -> str:
@@ -127,7 +186,9 @@ def row(verdict: dict[str, Any], score: dict[str, Any]) -> str:
             f"{points(ours['mean'])} ± {points(ours['sd'])} ({ours['count']}{collapsed})",
             difference,
             f"±{points(score['margin'])}",
-            verdict["outcome"] if len(verdict["scores"]) == 1 else score["outcome"],
+            verdict["outcome"]
+            if len(verdict["scores"]) == 1
+            else f"{score['outcome']} (task: {verdict['outcome']})",
         ]
     )
 

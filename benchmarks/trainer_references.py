@@ -8,8 +8,9 @@ MiniLM on the official rows of GLUE tasks: rows by `datasets`, tokenizer and mod
 (accumulation or several ranks would scale its losses, see transformers#47688), scores by
 scikit-learn and scipy. Nothing of `training/` is imported. Seeds begin at 101, so that they are
 none of those that `glueline reproduce` takes. Each run is a process of one core, two at a time.
-What is in `--work` is not repeated, and tasks that the file has already and `--tasks` does not name
-stay in it. Writes the reference file and prints a Markdown table.
+What is in `--work` is not repeated, unless it is of another recipe: then it is refused. Tasks that
+the file has already and `--tasks` does not name stay in it. Writes the reference file and prints a
+Markdown table.
 """
 
 from __future__ import annotations
@@ -51,7 +52,26 @@ METRICS = {
     "cola": ("matthews",),
     "stsb": ("pearson", "spearman"),
 }
+LAST_LINES = 10
+"""Of what a process said that failed."""
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "scikit-learn", "scipy")
+
+
+def recipe_of(task: str) -> dict[str, Any]:
+    """Return what a run's scores follow from, as its file keeps it."""
+    return {
+        "batch": BATCH,
+        "rate": RATE,
+        "warmup": WARMUP,
+        "decay": DECAY,
+        "length": LENGTH,
+        "epochs": EPOCHS[task],
+    }
+
+
+def warmup_steps(steps: int) -> int:
+    """Return the steps of warm-up that the Trainer is given, of so many in all."""
+    return round(WARMUP * steps)
 
 
 def score(task: str, outputs: Any, labels: Any) -> dict[str, float]:
@@ -111,7 +131,7 @@ def train(task: str, seed: int, data: str, out: Path) -> None:
         num_train_epochs=EPOCHS[task],
         learning_rate=RATE,
         lr_scheduler_type="linear",
-        warmup_steps=round(WARMUP * steps),
+        warmup_steps=warmup_steps(steps),
         weight_decay=DECAY,
         max_grad_norm=1.0,
         optim="adamw_torch_fused",
@@ -136,6 +156,7 @@ def train(task: str, seed: int, data: str, out: Path) -> None:
     found = {
         "task": task,
         "seed": seed,
+        "recipe": recipe_of(task),
         "steps": trainer.state.global_step,
         "seconds": seconds,
         "scores": score(task, predicted.predictions, predicted.label_ids),
@@ -144,19 +165,38 @@ def train(task: str, seed: int, data: str, out: Path) -> None:
 
 
 def run(task: str, seed: int, data: str, work: Path) -> dict[str, Any]:
-    """Train one seed in a process of its own, or find it trained; return what it found."""
+    """Train one seed in a process of its own, or find it trained; return what it found.
+
+    Raises:
+        click.ClickException: it fails, or what is there is of another recipe.
+    """
     out = work / f"{task}-{seed}.json"
     if not out.is_file():
         command = [sys.executable, "-m", "benchmarks.trainer_references", "--data", data]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        subprocess.run(
+        done = subprocess.run(
             [*command, "--one", f"{task}:{seed}", "--out", str(out)],
-            check=True,
+            check=False,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
             env=environment,
         )
-    return json.loads(out.read_text())
+        if done.returncode != 0:
+            raise click.ClickException(failure(task, seed, done.returncode, done.stderr))
+    found = json.loads(out.read_text())
+    if found.get("recipe") != recipe_of(task):
+        raise click.ClickException(
+            f"{out} is of another recipe ({found.get('recipe')}, now {recipe_of(task)}): give "
+            "another --work, or remove it"
+        )
+    return found
+
+
+def failure(task: str, seed: int, status: int, said: str) -> str:
+    """Return what is to be told of a process that failed: which it was, and its last lines."""
+    lines = [line for line in said.splitlines() if line.strip()][-LAST_LINES:]
+    return "\n".join([f"{task}, seed {seed}: the Trainer ended with status {status}", *lines])
 
 
 def reference(
@@ -180,7 +220,8 @@ def reference(
                 }
             )
         tasks[task] = {
-            "recipe": {"epochs": EPOCHS[task]},
+            # Rounded as it was for the Trainer: a ratio is rounded otherwise elsewhere.
+            "recipe": {"epochs": EPOCHS[task], "warmup_steps": warmup_steps(runs[0]["steps"])},
             "scores": scores,
             "extra": {
                 "scores by seed": {
@@ -211,7 +252,6 @@ def reference(
             "optim.clip": 1.0,
             "weight_decay": DECAY,
             "schedule": "linear",
-            "warmup_ratio": WARMUP,
             "task.max_length": LENGTH,
             "train.select": "last",
         },
@@ -236,7 +276,11 @@ def main(data: str, out: str, tasks: str, seeds: int, work: str, one: str | None
     folder.mkdir(parents=True, exist_ok=True)
     wanted = [(t, FIRST_SEED + s) for s in range(seeds) for t in tasks.split(",")]
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        runs = list(pool.map(lambda pair: run(pair[0], pair[1], data, folder), wanted))
+        try:
+            runs = list(pool.map(lambda pair: run(pair[0], pair[1], data, folder), wanted))
+        except click.ClickException:
+            pool.shutdown(cancel_futures=True)  # else the rest is trained before it is told
+            raise
     found = {t: [r for r in runs if r["task"] == t] for t in tasks.split(",")}
     place = Path(out)
     there = yaml.safe_load(place.read_text())["tasks"] if place.is_file() else {}
