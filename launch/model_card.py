@@ -17,38 +17,11 @@ from typing import Any
 
 import yaml
 
+from launch.hub_rows import ENGLISH, differing_rows, of_the_hub
 from launch.reporting.records import higher_is_better
 from launch.reporting.stats import CONFIDENCE, Interval
 from training.config import RunConfig, TaskConfig
 from training.config.schema import get_dotted, to_plain
-
-GLUE_ROWS: dict[str, dict[str, int]] = {
-    "cola": {"train": 8551, "validation": 1043, "test": 1063},
-    "sst2": {"train": 67349, "validation": 872, "test": 1821},
-    "mrpc": {"train": 3668, "validation": 408, "test": 1725},
-    "stsb": {"train": 5749, "validation": 1500, "test": 1379},
-    "qqp": {"train": 363846, "validation": 40430, "test": 390965},
-    "mnli": {
-        "train": 392702,
-        "validation_matched": 9815,
-        "validation_mismatched": 9832,
-        "test_matched": 9796,
-        "test_mismatched": 9847,
-    },
-    "qnli": {"train": 104743, "validation": 5463, "test": 5463},
-    "rte": {"train": 2490, "validation": 277, "test": 3000},
-    "wnli": {"train": 635, "validation": 71, "test": 146},
-}
-HUB_ROWS: dict[tuple[str, str | None], dict[str, int]] = {
-    **{("nyu-mll/glue", name): rows for name, rows in GLUE_ROWS.items()},
-    ("fancyzhx/ag_news", None): {"train": 120000, "test": 7600},
-    ("stanfordnlp/imdb", "plain_text"): {"train": 25000, "test": 25000},
-    ("dair-ai/emotion", "split"): {"train": 16000, "validation": 2000, "test": 2000},
-}
-"""Rows of the hub's data sets (`num_examples` of their cards): a folder with others is not them."""
-
-ENGLISH = frozenset(hub for hub, _ in HUB_ROWS)
-"""Data sets whose texts are English."""
 
 HUB_METRICS = {
     "accuracy": ("accuracy", "Accuracy"),
@@ -206,33 +179,18 @@ def other_rows(facts: Facts) -> list[str]:
 
     By their number. Of a data set that we do not know nothing is said.
     """
-    task = facts.config.task
-    known = HUB_ROWS.get((task.hub or "", task.subset))
-    if known is None or not _of_the_hub(task):
-        return []
-    seen = dict(facts.rows)
-    if task.holdout > 0 and task.train in seen:
-        seen[task.train] += seen.pop("validation", 0)
-    if task.train_fraction < 1:
-        seen.pop(task.train or "", None)
     return [
-        f"{split} has {count:,} rows here and {known[split]:,} there"
-        for split, count in seen.items()
-        if split in known and known[split] != count
+        f"{split} has {here:,} rows here and {there:,} there"
+        for split, (here, there) in differing_rows(facts.config.task, facts.rows).items()
     ]
-
-
-def _of_the_hub(task: TaskConfig) -> bool:
-    """Return whether the rows are the hub's: files that are given take their place."""
-    return bool(task.hub) and not task.files and not task.generated
 
 
 def front_matter(facts: Facts) -> dict[str, Any]:
     """Return what the hub reads of a card. What is not known for certain is left out."""
     config, task = facts.config, facts.config.task
-    ours = _of_the_hub(task) and not other_rows(facts)
+    ours = of_the_hub(task) and not other_rows(facts)
     found: dict[str, Any] = {}
-    if task.hub in ENGLISH and _of_the_hub(task):
+    if task.hub in ENGLISH and of_the_hub(task):
         found["language"] = ["en"]
     if facts.license:
         found["license"] = facts.license
@@ -402,7 +360,7 @@ def _data(facts: Facts) -> str:
     lines = ["## Data\n"]
     if task.generated:
         lines.append(f"Rows made by the generator `{task.generated}` of glueline.")
-    elif _of_the_hub(task):
+    elif of_the_hub(task):
         subset = f", configuration {task.subset}" if task.subset else ""
         link = f"[{task.hub}](https://huggingface.co/datasets/{task.hub}){subset}"
         how = f", commit {facts.commit}" if facts.commit else ", from a local copy"

@@ -45,6 +45,10 @@ TASK_KEYS = ("task", "scores", "unjudged", *ABOUT, "recipe", "assumed", "notes",
 SCORE_KEYS = ("split", "metric", "value", "sd", "runs", "judged", "note")
 SIGNED = ("matthews", "pearson", "spearman")
 """Metrics that go below 0."""
+LARGEST_SPREAD = 0.25
+"""A fraction: scores of one recipe are not scattered more widely, and a number of points is."""
+SMALLEST_PERCENT = 0.02
+"""Points of 100: seeds differ by more, and who writes less has written a fraction."""
 UNBOUNDED = ("mse",)
 """Metrics that are no share of one: they are taken as they are written, whatever the unit."""
 SECTIONS = ("task", "model", "batch", "optim", "train")
@@ -401,7 +405,8 @@ def as_fraction(value: object, unit: str, metric: str, where: str, spread: bool 
         unit: `percent` or `fraction`.
         metric: whose number it is; those of `UNBOUNDED` have no unit.
         where: how errors name it.
-        spread: it is a standard deviation: at most half of the range, and never below 0.
+        spread: it is a standard deviation: never below 0, nor as large or as small as one that
+            was written in the other unit.
 
     Raises:
         UsageError: it is no number, or not one of this unit; what was probably meant is told. A
@@ -426,12 +431,28 @@ def as_fraction(value: object, unit: str, metric: str, where: str, spread: bool 
             meant = f"write {number / 100:g}, or 'unit: percent'"
             raise UsageError(f"{where}: {number:g} with 'unit: fraction': {meant}")
         scale = 1.0
-    high = 0.5 if spread else 1.0
-    if not low <= number <= high:
-        raise UsageError(
-            f"{where}: {number * scale:g} is not between {low * scale:g} and {high * scale:g}"
-        )
+    if not low <= number <= 1.0:
+        limits = f"{low * scale:g} and {scale:g}"
+        raise UsageError(f"{where}: {number * scale:g} is not between {limits}")
+    if spread:
+        _plausible_spread(number, unit, where)
     return number
+
+
+def _plausible_spread(number: float, unit: str, where: str) -> None:
+    """Raise `UsageError` for a standard deviation, a fraction, that was written in another unit."""
+    points = round(100 * number, 9)
+    if number > LARGEST_SPREAD:
+        written, meant = (points, points / 100) if unit == "percent" else (number, number / 100)
+        raise UsageError(
+            f"{where}: {written:g} with 'unit: {unit}' is a spread of {points:g} points: write "
+            f"{meant:g} if that is what is meant"
+        )
+    if unit == "percent" and 0 < points < SMALLEST_PERCENT:
+        raise UsageError(
+            f"{where}: {points:g} with 'unit: percent' is {points:g} points of 100: write "
+            f"{100 * points:g}, or 'unit: fraction' where it is so small"
+        )
 
 
 def _differ(scores: Iterable[Score], where: str) -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "find_reference",
     "find_set",
     "missing",
+    "same_model",
     "set_of",
     "sets_of",
 ]
@@ -137,6 +138,15 @@ def sets_of(model: str, tasks: Iterable[str] = ()) -> list[ReferenceSet]:
             if known or not wanted:
                 found.append((-known, candidate.name, candidate))
     return [candidate for *_, candidate in sorted(found, key=lambda entry: entry[:2])]
+
+
+def same_model(one: str, other: str) -> bool:
+    """Return whether two words for `--model` mean the same weights: a preset, or its hub id.
+
+    Raises:
+        UsageError: one of them is no model.
+    """
+    return one == other or _identity(one) == _identity(other)
 
 
 def _identity(model: str) -> str:

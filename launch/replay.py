@@ -16,7 +16,8 @@ import click
 
 from launch.flags import FlagCommand, FlagOption, Override, Request, request_options, trial_options
 from launch.main import run_command
-from training.config import UsageError
+from launch.reproduce import nodes_option
+from training.config import UsageError, nearest
 
 if TYPE_CHECKING:
     from launch.reproduce import Wanted
@@ -28,13 +29,15 @@ if TYPE_CHECKING:
 @click.option("--data", cls=FlagOption, metavar="DIR", help="Folder that holds glue/, ag_news/, ….")
 @click.option("--name", cls=FlagOption, metavar="NAME", help="Its name.  [default: replay-NAME]")
 @trial_options("runs")
+@nodes_option
 def replay(request: Request, receipt: str, data: str | None, **how: Any) -> int:
     """Train again what a receipt says, here, and compare.
 
     RECEIPT is a receipt.json, or the folder that holds it. Recipe, tasks, seeds and rules of the
-    verdict are the receipt's; where it runs, and on how many ranks, is typed.
+    verdict are the receipt's; where it runs, and on how many ranks, is typed. All runs are trained
+    anew, also where those of the receipt lie in the same folder; the same line again goes on.
     """
-    from launch.reproducing.receipt import read_receipt
+    from launch.reproducing.stored import read_receipt
 
     old = read_receipt(Path(receipt).expanduser())
     asked, wanted = repeat_of(old, receipt)
@@ -54,14 +57,23 @@ def repeat_of(old: dict[str, Any], where: str) -> tuple[Any, Wanted]:
     from launch.reproducing.asked import asked_of
 
     asked = asked_of(with_task_files(old["asked"], Path(where).expanduser()), where)
+    found = set_of(asked.reference, where, asked.set_name)
+    for task in asked.tasks:
+        if task not in found.references or not found.references[task].judged:
+            known = [r.task for r in found.references.values() if r.judged]
+            raise UsageError(
+                f"{where}: its content was altered: '{task}' of asked.tasks has no number in its "
+                f"reference: {nearest(task, known)}"
+            )
     return asked, Wanted(
-        reference=set_of(asked.reference, where, asked.set_name),
+        reference=found,
         tasks=asked.tasks,
         seeds=asked.seeds,
         margin=asked.margin,
         # One plan in place of one that seeds were added to.
         level=asked.total_error,
         early=len(asked.looks) > 1,
+        anew=True,
     )
 
 
@@ -122,11 +134,13 @@ def run_replay(request: Request, wanted: Wanted, old: dict[str, Any], how: dict[
         UsageError: as `reproduce`.
     """
     from launch.manifest import versions
-    from launch.reproduce import prepare, run_reproduction
+    from launch.reproduce import prepare, train_and_judge
     from launch.reproducing.again import compared, other_recipes, other_versions
-    from launch.reproducing.receipt import read_receipt, recipe_digest
+    from launch.reproducing.receipt import recipe_digest
+    from launch.reproducing.stored import read_receipt
 
-    _, found, place, _ = prepare(request, wanted, how)
+    made = prepare(request, wanted, how)
+    found = made.found
     known = wanted.reference.references
     digests = {
         (known[str(t.axes["task"])].short, int(t.axes["seed"])): recipe_digest(found.config(t))
@@ -141,10 +155,12 @@ def run_replay(request: Request, wanted: Wanted, old: dict[str, Any], how: dict[
         )
     if changed := other_versions(old, versions()):
         print(f"note: other versions than the receipt's: {', '.join(changed)}", file=sys.stderr)
-    status = run_reproduction(request, wanted, how)
+    status = train_and_judge(made, wanted, how)
+    if status == 130:
+        print("to compare it with the receipt: the same line again", file=sys.stderr)
     if how["dry_run"] or status == 130:
         return status
-    for line in compared(old, read_receipt(place.path)):
+    for line in compared(old, read_receipt(made.place.path)):
         print(f"  {line}")
     return status
 

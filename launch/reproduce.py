@@ -11,7 +11,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,20 +24,26 @@ import click
 
 from launch.flags import FlagCommand, FlagOption, Request, request_options, trial_options
 from launch.main import run_command
+from launch.reproducing.asked import HIGHEST
 from training.config import UsageError, nearest
 from training.rundir import write_atomic
 
 if TYPE_CHECKING:
-    from launch.reference_sets import ReferenceSet
+    from launch.grid import Spec
+    from launch.packing import Packing
+    from launch.reference_sets import Reference, ReferenceSet
     from launch.reproducing.asked import Asked
     from launch.reproducing.collect import Reproduction
-    from training.sweepdir import SweepDir
+    from launch.reproducing.placement import Size
+    from launch.trials import Compiled
+    from training.sweepdir import SweepDir, Trial
 
 SUITES = {"glue": ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")}
 """Tasks by the name of their benchmark."""
 FEWEST = 3
 """Seeds below which there is no verdict: an interval of two runs says nothing."""
 ENDINGS = (".yaml", ".yml")
+NODES = "cluster.nodes"
 SMALLEST_MARGIN = 0.05
 """Points. Who types less has typed a fraction."""
 
@@ -54,6 +60,30 @@ class Wanted:
     level: float
     early: bool
     """Whether tasks are decided before all seeds are run, where that is possible."""
+    anew: bool = False
+    """Whether runs that were trained before do not count: those of a replay."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A reproduction, ready to submit."""
+
+    request: Request
+    """What was typed, but for what the sweep varies."""
+    spec: Spec
+    found: Compiled
+    place: SweepDir
+    asked: Asked
+    notes: tuple[str, ...]
+    """What a person should know of where it runs and of its rows."""
+
+
+nodes_option = click.option(
+    "--all-nodes",
+    cls=FlagOption,
+    is_flag=True,
+    help="No fewer nodes for tasks of small batches.",
+)
 
 
 @click.command("reproduce", cls=FlagCommand)
@@ -79,7 +109,7 @@ class Wanted:
 @click.option(
     "--level",
     cls=FlagOption,
-    type=click.FloatRange(0.001, 0.2),
+    type=click.FloatRange(0.001, HIGHEST),
     default=0.05,
     show_default=True,
     metavar="P",
@@ -88,6 +118,7 @@ class Wanted:
 @click.option("--all-seeds", cls=FlagOption, is_flag=True, help="No verdict before the last seed.")
 @click.option("--name", cls=FlagOption, metavar="NAME", help="Its name.  [default: the set's]")
 @trial_options("runs")
+@nodes_option
 @click.option(
     "--no-wait", cls=FlagOption, is_flag=True, help="Submit, and say which line collects later."
 )
@@ -115,7 +146,7 @@ def reproduce(
     if collect is not None:
         return collect_again(request.runs, collect, how["as_json"])
     if reference is not None and "/" in reference and not reference.endswith(ENDINGS):
-        if suite or tasks or request.task:
+        if any(given is not None for given in (suite, tasks, request.task)):
             raise UsageError(f"--reference {reference} names the task: leave out the others")
         reference, _, tasks = reference.rpartition("/")
     found = choose_set(reference, request, suite, tasks)
@@ -146,7 +177,7 @@ def choose_set(
         return find_set(reference)
     if request.model is None:
         raise UsageError("what is to be reproduced? use --reference SET, or --model")
-    fitting = [s for s in sets_of(request.model) if judged(s)]
+    fitting = ours = [s for s in sets_of(request.model) if judged(s)]
     wanted = asked_tasks(suite, tasks, request.task)
     known = {s.name: sum(t in judged(s) for t in wanted) or not wanted for s in fitting}
     # A stable sort: of those that know as many tasks, the first by name.
@@ -158,6 +189,13 @@ def choose_set(
                 file=sys.stderr,
             )
         return fitting[0]
+    if ours:
+        named = suite or ", ".join(wanted)
+        known_tasks = dict.fromkeys(task for s in ours for task in judged(s))
+        raise UsageError(
+            f"nothing is published here of model '{request.model}' on {named}, but on "
+            f"{', '.join(known_tasks)}"
+        )
     models = sorted({s.model for s in all_sets() if judged(s)})
     raise UsageError(
         f"nothing is published here of model '{request.model}': {nearest(request.model, models)}; "
@@ -191,13 +229,18 @@ def choose_tasks(
             f"{found.name} is a recipe without a score to judge: glueline submit --reference "
             f"{typed_name(found)}"
         )
-    if sum(map(bool, (suite, tasks, task))) > 1:
+    if sum(given is not None for given in (suite, tasks, task)) > 1:
         raise UsageError("--suite, --tasks and --task say the same: leave all but one out")
     asked = asked_tasks(None, tasks, task)
     if suite is not None:
         if suite not in SUITES:
             raise UsageError(f"unknown suite '{suite}': {nearest(suite, SUITES)}")
         missing = [t for t in SUITES[suite] if t not in known]
+        if len(missing) == len(SUITES[suite]):
+            raise UsageError(
+                f"{found.name} has no number for any task of {suite}: leave out --suite to judge "
+                f"{', '.join(known)}"
+            )
         if missing:
             print(
                 f"note: {found.name} has no number for {', '.join(missing)}: judged are the other "
@@ -205,6 +248,9 @@ def choose_tasks(
                 file=sys.stderr,
             )
         asked = [t for t in SUITES[suite] if t in known]
+    elif not asked and (tasks is not None or task is not None):
+        flag = "--task" if tasks is None else "--tasks"
+        raise UsageError(f"{flag} names no task: {found.name} has {', '.join(known)}")
     for name in asked:
         if name not in known:
             raise UsageError(f"{found.name} has no number for '{name}': {nearest(name, known)}")
@@ -252,20 +298,28 @@ def run_reproduction(request: Request, wanted: Wanted, how: dict[str, Any]) -> i
     Raises:
         UsageError: the request is wrong, or Slurm refuses it.
     """
-    from launch.sweep import submit_sweep
-    from launch.sweeping import Packing
+    return train_and_judge(prepare(request, wanted, how), wanted, how)
 
-    spec, found, place, asked = prepare(request, wanted, how)
+
+def train_and_judge(made: Prepared, wanted: Wanted, how: dict[str, Any]) -> int:
+    """Submit what is missing, follow it, and write the receipt; return the exit status.
+
+    Raises:
+        UsageError: Slurm refuses it, or something cannot be fetched or written.
+    """
+    from launch.sweep import submit_sweep
+
+    place, asked = made.place, made.asked
     quiet = contextlib.redirect_stdout(sys.stderr) if how["as_json"] else contextlib.nullcontext()
-    for line in notes(wanted, asked):
+    for line in (*notes(wanted, asked), *made.notes):
         print(f"note: {line}", file=sys.stderr)
-    packing = Packing(how["pack"], how["max_parallel"], workers=how["workers"])
+    sweep = (made.request, made.spec, made.found, place, packing_of(how))
     sweep_how = {**how, "as_json": False}
     with quiet:
         if how["dry_run"]:
-            return submit_sweep(request, spec, found, place, packing, sweep_how)
+            return submit_sweep(*sweep, sweep_how)
         with written_down(place, wanted, asked):
-            submit_sweep(request, spec, found, place, packing, sweep_how)
+            submit_sweep(*sweep, sweep_how)
         if how["no_wait"]:
             print(f"  collect {collect_line(place)}")
             return 0
@@ -311,14 +365,23 @@ def written_down(place: SweepDir, wanted: Wanted, asked: Asked) -> Iterator[None
         raise
 
 
-def prepare(request: Request, wanted: Wanted, how: dict[str, Any]) -> tuple[Any, ...]:
+def packing_of(how: Mapping[str, Any]) -> Packing:
+    """Return how runs share nodes, as typed."""
+    from launch.packing import Packing
+
+    return Packing(how["pack"], how["max_parallel"], workers=how["workers"])
+
+
+def prepare(request: Request, wanted: Wanted, how: dict[str, Any]) -> Prepared:
     """Return the sweep's spec, its trials, its folder, and what is to be judged.
 
     Raises:
         UsageError: the request is wrong, or another reproduction has that name.
     """
+    from launch.reference_sets import same_model
     from launch.reproducing.asked import Asked, continued, plan_looks
-    from launch.reproducing.recipe import changes, make_spec, overrides, same_model
+    from launch.reproducing.placement import fewer_nodes, node_notes
+    from launch.reproducing.recipe import changes, make_spec, overrides
     from launch.sweep import folder_of
     from launch.trials import compile_sweep
 
@@ -328,15 +391,24 @@ def prepare(request: Request, wanted: Wanted, how: dict[str, Any]) -> tuple[Any,
         typed.insert(0, ("model", str(request.model)))
     name = how["name"] or own_name(wanted.reference.name, typed)
     there = there_already(request, wanted, name)
+    if there is not None and there.anew != wanted.anew:
+        what = "a replay" if there.anew else "no replay"
+        raise UsageError(f"reproduction {name} is {what}: give this one another --name")
     tasks = tuple(dict.fromkeys([*(there.tasks if there else ()), *wanted.tasks]))
     references = [wanted.reference.references[task] for task in tasks]
     seeds = list(range(1, wanted.seeds + 1))
-    spec = make_spec(references, request, seeds, there.stopped if there else {}, name)
+    sizes = {} if how["all_nodes"] else sizes_on_nodes(request, references)
+    nodes = fewer_nodes(sizes)
+    if nodes:
+        request = without(request, NODES)
+    spec = make_spec(references, request, seeds, there.stopped if there else {}, name, nodes)
     try:
-        found = compile_sweep(request, spec, how["pack"])
+        found = compile_sweep(request, spec, packing_of(how))
     except UsageError as error:
         hint = " (--tasks A,B judges some of the tasks)" if len(tasks) > 1 else ""
         raise UsageError(f"{error}{hint}") from None
+    if wanted.anew:
+        found = trained_anew(found, name)
     place = folder_of(found, name)
     trials = {str(t.axes["task"]): t for t in reversed(found.trials)}
     changed = {
@@ -357,9 +429,113 @@ def prepare(request: Request, wanted: Wanted, how: dict[str, Any]) -> tuple[Any,
         looks=plan_looks(wanted.seeds, wanted.early),
         changed={task: listed for task, listed in changed.items() if listed},
         overrides=tuple(typed),
+        anew=wanted.anew,
         line=tuple(sys.argv[1:]),
     )
-    return spec, found, place, continued(there, asked) if there else asked
+    told = [
+        *node_notes({wanted.reference.references[task].short: s for task, s in sizes.items()}),
+        *row_notes(found, references, trials),
+        *pack_notes(found, references, trials, how["pack"], wanted.seeds),
+    ]
+    asked = continued(there, asked) if there else asked
+    return Prepared(request, spec, found, place, asked, tuple(told))
+
+
+def trained_anew(found: Compiled, name: str) -> Compiled:
+    """Return a sweep whose trials have runs of their own, whatever was trained before.
+
+    A run's id follows from its configuration, so those of a replay would be the runs that it
+    repeats, where these lie in the same folder. A digest of its name is put behind: the same replay
+    again goes on with its runs, and one of another `--name` trains once more.
+    """
+    from training.prepared import digest
+
+    mark = digest(name)[:6]
+    return replace(found, trials=[replace(t, run_id=f"{t.run_id}-{mark}") for t in found.trials])
+
+
+def sizes_on_nodes(request: Request, references: Sequence[Reference]) -> dict[str, Size]:
+    """Return what the tasks ask of the nodes that were typed; nothing where that is one."""
+    from launch.recipe_rules import BATCH, typed_values
+    from launch.reproducing.placement import Size
+    from launch.resolve import compose, resolve
+
+    def of(reference: Reference) -> Request:
+        return replace(request, task=reference.task, model=request.model or reference.model)
+
+    config, _, _ = compose(of(references[0]))
+    if config.cluster.nodes == 1:
+        return {}
+    cluster = resolve(of(references[0])).config.cluster
+    found = {}
+    for reference in references:
+        batch = reference.values.get(BATCH)
+        if batch is None or BATCH in typed_values(request):
+            batch = compose(of(reference))[0].batch.global_batch
+        found[reference.task] = Size(
+            batch, cluster.nodes, cluster.procs_per_node or 1, cluster.min_nodes or 1
+        )
+    return found
+
+
+def without(request: Request, key: str) -> Request:
+    """Return a request without what was typed of a key."""
+    flags, sets = (tuple(o for o in part if o.key != key) for part in (request.flags, request.sets))
+    return replace(request, flags=flags, sets=sets)
+
+
+def row_notes(
+    found: Compiled, references: Sequence[Reference], trials: Mapping[str, Trial]
+) -> list[str]:
+    """Return which rows are not those of the published numbers, as far as they are here.
+
+    Args:
+        found: the sweep.
+        references: of its tasks.
+        trials: one of each task.
+    """
+    from launch.reproducing.official import unlike_published
+
+    told = []
+    for reference in references:
+        trial = trials.get(reference.task)
+        rows = found.plans[trial.plan].rows if trial else None
+        if trial and rows:
+            splits = [score.split for score in reference.judged]
+            lines = unlike_published(found.config(trial).task, rows, splits, done=False)
+            told += [f"{reference.short}: {line}" for line in lines]
+    return told
+
+
+def pack_notes(
+    found: Compiled,
+    references: Sequence[Reference],
+    trials: Mapping[str, Trial],
+    lanes: int,
+    seeds: int,
+) -> list[str]:
+    """Return how runs of small batches can share a node's GPUs, where that was not typed.
+
+    Args:
+        found: the sweep.
+        references: of its tasks.
+        trials: one of each task.
+        lanes: trials that share a node, as typed.
+        seeds: runs of a task.
+    """
+    from launch.reproducing.placement import Size, pack_note
+
+    sizes = {}
+    for reference in references:
+        if (trial := trials.get(reference.task)) is None or lanes > 1:
+            continue
+        config = found.config(trial)
+        place = config.cluster
+        if config.engine.device == "cuda" and place.executor != "local" and place.nodes == 1:
+            ranks = place.procs_per_node or 1
+            sizes[reference.short] = Size(config.batch.global_batch, 1, ranks)
+    note = pack_note(sizes, seeds)
+    return [note] if note else []
 
 
 def check_rows_and_margins(request: Request, wanted: Wanted) -> None:
@@ -495,6 +671,9 @@ def collect_again(runs: str | None, name: str, as_json: bool) -> int:
     if asked is None or not isinstance(place, SweepDir):
         raise UsageError(f"{name} is no reproduction: glueline report {name}")
     seen = look_at_sweep(place)
+    if seen.silent:
+        # A run that failed may be going on: no look is taken at what is not known.
+        return finish(place, as_json)
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         take_looks(place, asked, seen, looks_taken(asked), *deciding(place, asked))
     return finish(place, as_json)

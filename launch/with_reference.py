@@ -11,9 +11,21 @@ from training.config.schema import get_dotted
 
 from .flags import Override, Request
 from .presets import check_key
-from .recipe_rules import BASE, INSTEAD, SEED, base_of_rule, of_a_recipe, shown, word
+from .recipe_rules import (
+    BASE,
+    BATCH,
+    INSTEAD,
+    SAME_EXAMPLES,
+    SEED,
+    base_of_rule,
+    of_a_recipe,
+    scaled_steps,
+    shown,
+    typed_values,
+    word,
+)
 from .reference_file import Reference
-from .reference_sets import find_reference, missing
+from .reference_sets import find_reference, missing, same_model
 
 
 def asked_reference(request: Request) -> Reference | None:
@@ -32,7 +44,8 @@ def recipe(reference: Reference, request: Request) -> Iterator[tuple[str, Any, s
 
     A preset's number of steps does not outlive the recipe's epochs, nor the recipe's number of
     steps the epochs that were typed; the same for warm-up. Under a learning-rate rule that was
-    typed, the recipe's batch is the one at which its rate holds.
+    typed, the recipe's batch is the one at which its rate holds; at another batch its steps are as
+    many as have the same examples.
     """
     said = f"reference {reference.name}"
     for key, value in reference.recipe.items():
@@ -43,6 +56,8 @@ def recipe(reference: Reference, request: Request) -> Iterator[tuple[str, Any, s
     if reference.seeds:
         yield SEED, reference.seeds[0], said
     typed = {o.key: o.origin for o in (*request.flags, *request.sets)}
+    for key, steps in scaled_steps(reference, typed_values(request)).items():
+        yield key, steps, f"{said}, {SAME_EXAMPLES} at {typed[BATCH]}"
     for strong, weak in INSTEAD.items():
         if weak in typed:
             yield strong, None, typed[weak]
@@ -87,7 +102,7 @@ def recipe_notes(
     """
     notes = []
     name = reference.name
-    if request.model not in (None, reference.model):
+    if request.model is not None and not same_model(request.model, reference.model):
         notes.append(f"--model {request.model} is not the model of {name} ({reference.model})")
     if request.task not in (None, reference.task, reference.short):
         notes.append(f"--task {request.task} is not the task of {name} ({reference.short})")
@@ -104,6 +119,8 @@ def recipe_notes(
                 typed = f"--set {override.key}={override.value}"
             recipe_has = _published(key, before, published)
             notes.append(f"{typed} is not the recipe of {name} ({recipe_has})")
+    for key, steps in scaled_steps(reference, typed_values(request)).items():
+        notes.append(f"{key} {reference.values[key]} → {steps}: {SAME_EXAMPLES} as in {name}")
     gaps = [m for m in missing(reference) if m.key != SEED and not request.given(m.key)]
     if gaps:
         told = ", ".join(f"{m.key} {shown(get_dotted(asked, m.key))}" for m in gaps)

@@ -47,6 +47,10 @@ def compared(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
             one, two = before.get(what), after.get(what)
             if not one or not two:
                 continue
+            if several := [p for p in (before, after) if what in (p.get("several") or {})]:
+                whose = "the receipt" if several[0] is before else "this repetition"
+                lines.append(f"{task}: the {what} were not the same for all runs of {whose}")
+                continue
             hashes, sizes = ([one[key], two[key]] for key in ("sha256", "bytes"))
             if sizes[0] != sizes[1] or (all(hashes) and hashes[0] != hashes[1]):
                 told = hashes if all(hashes) else [f"{size:,} bytes" for size in sizes]

@@ -18,6 +18,9 @@ from training.sweepdir import SweepDir
 FORMAT = 1
 LEVEL = 0.05
 """How often a verdict may be wrong, unless another level is typed."""
+HIGHEST = 0.2
+"""Level that may be typed. Seeds that are added spend half of the one before each time, so all of
+it stays below twice that, and a replay has it for its level."""
 FEWEST = 3
 """Seeds of the first look."""
 
@@ -61,6 +64,8 @@ class Asked:
     """What was typed over the recipe, by key."""
     stopped: Mapping[str, Stop] = field(default_factory=dict)
     """Tasks that were decided before all seeds were run."""
+    anew: bool = False
+    """Whether it trains runs of its own, whatever was trained before: a replay."""
     line: tuple[str, ...] = ()
     """The words that were typed."""
 
@@ -79,6 +84,7 @@ class Asked:
             "changed": {k: list(v) for k, v in self.changed.items()},
             "overrides": [list(pair) for pair in self.overrides],
             "stopped": {task: stop.plain() for task, stop in self.stopped.items()},
+            "anew": self.anew,
             "line": list(self.line),
         }
 
@@ -129,10 +135,12 @@ def asked_of(value: object, where: str) -> Asked:
     if not isinstance(value, dict):
         raise UsageError(f"{where}: its content was altered")
     version = value.get("format")
-    if isinstance(version, int) and version > FORMAT:
+    if not isinstance(version, int) or version < 1:
+        raise _altered(where, f"its format is {version!r}, not a number from 1 to {FORMAT}")
+    if version > FORMAT:
         raise UsageError(f"{where} is of a newer glueline (format {version}): update this one")
     try:
-        return Asked(
+        found = Asked(
             reference=dict(value["reference"]),
             set_name=str(value["set"]),
             tasks=tuple(map(str, value["tasks"])),
@@ -149,10 +157,36 @@ def asked_of(value: object, where: str) -> Asked:
                 )
                 for task, stop in value["stopped"].items()
             },
+            # What was written before replays had runs of their own does not say it.
+            anew=bool(value.get("anew", False)),
             line=tuple(map(str, value["line"])),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UsageError(f"{where}: its content was altered ({error!r})") from None
+    except KeyError as error:
+        raise _altered(where, f"{error} is missing") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise _altered(where, str(error)) from None
+    if problem := _out_of_range(found):
+        raise _altered(where, problem)
+    return found
+
+
+def _out_of_range(asked: Asked) -> str | None:
+    """Return what nobody can have asked for; None where all could be."""
+    if not 0 < asked.level < 2 * HIGHEST:
+        return f"the level {asked.level:g} is not between 0 and {2 * HIGHEST:g}"
+    if not 0 <= asked.spent < 4 * HIGHEST:
+        return f"{asked.spent:g} of the error rate is not spent by adding seeds"
+    if asked.seeds < FEWEST:
+        return f"{asked.seeds} seeds are fewer than {FEWEST}"
+    if not asked.tasks:
+        return "there are no tasks"
+    if asked.margin is not None and not 0 < asked.margin < 1:
+        return f"the margin {asked.margin:g} is not between 0 and 1"
+    return None
+
+
+def _altered(where: str, what: str) -> UsageError:
+    return UsageError(f"{where}: its content was altered: {what}")
 
 
 def write_asked(sweep: SweepDir, asked: Asked) -> None:

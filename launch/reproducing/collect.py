@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from training.rundir import RunDir
 from training.sweepdir import SweepDir
 
 from .asked import Asked, Stop, own_tasks
+from .inputs import manifest_of, mixed
 
 ENDED = ("finished", "failed", "damaged")
 """States of trials that nothing more is to be expected of."""
@@ -61,6 +62,8 @@ class Judged:
     changed: tuple[Mapping[str, Any], ...]
     stopped: int | None
     """After how many seeds it was decided, if that was before all."""
+    mixed: tuple[str, ...] = ()
+    """What of their inputs is not the same for all runs that count: then nothing is decided."""
 
     @property
     def task(self) -> str:
@@ -186,19 +189,45 @@ def judge_task(
     ]
     well = [t for t, _ in told if t.record.state == "finished" and t not in fallen]
     lines = tuple(_line(asked, plan, reference, s, well, len(fallen)) for s in reference.judged)
+    combined = _with_waiting(combine({n.name: n.verdict for n in lines}), len(told), len(counted))
+    unlike = mixed(manifests_of([t for t, _ in told]))
+    if unlike:
+        lines, combined = _undecidable(lines, combined, unlike)
     return Judged(
         reference=reference,
         trials=tuple(t for t, _ in counted),
         spare=tuple(t for t, _ in spare if t.record.state != "missing"),
         lines=lines,
-        combined=_with_waiting(
-            combine({n.name: n.verdict for n in lines}), len(told), len(counted)
-        ),
+        combined=combined,
         collapsed=tuple(fallen),
         missing=tuple(t for t, _ in counted if not _ended(t.record)),
         open=len(told) < len(counted),
         changed=tuple(asked.changed.get(reference.task, ())),
         stopped=stop.after if stop else None,
+        mixed=tuple(unlike),
+    )
+
+
+def manifests_of(trials: Iterable[Trial]) -> dict[int, dict[str, Any]]:
+    """Return the manifests of trials by seed; of one that nobody began there is none."""
+    found = {}
+    for trial in trials:
+        if (manifest := manifest_of(trial.record.path)) and (seed := trial.axes.get("seed")):
+            found[int(seed)] = manifest
+    return found
+
+
+def _undecidable(
+    lines: Iterable[Line], combined: Combined, unlike: Sequence[str]
+) -> tuple[tuple[Line, ...], Combined]:
+    """Return verdicts of runs whose inputs differ: these are no seeds of one recipe."""
+    why = f"{'; '.join(unlike)}: remove the runs of one of them and type the same line again"
+    return (
+        tuple(
+            replace(n, verdict=replace(n.verdict, outcome="undecided", why=why, needed=None))
+            for n in lines
+        ),
+        replace(combined, outcome="undecided", why=why, needed=None),
     )
 
 

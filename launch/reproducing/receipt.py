@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -24,9 +23,11 @@ from training.config import RunConfig, UsageError, load_config
 from training.config.schema import get_dotted, leaves, to_plain
 from training.rundir import RunDir, read_json
 
-from .collect import Judged, Line, Reproduction
-
-FORMAT = 1
+from .collect import Judged, Line, Reproduction, manifests_of, rows_of
+from .inputs import code_of, codes, inputs_of
+from .official import unlike_published
+from .receipt_text import code_words
+from .stored import FORMAT
 
 
 def recipe_digest(config: RunConfig) -> str:
@@ -47,7 +48,8 @@ def make_receipt(found: Reproduction, now: float) -> dict[str, Any]:
     """Return the receipt of what is there, ready for JSON."""
     asked, reference = found.asked, found.reference
     records = [r for judged in found.tasks for r in judged.records]
-    manifest = mapping(read_json(found.sweep.manifest))
+    manifests = {judged.task: manifests_of(judged.trials) for judged in found.tasks}
+    glueline = _glueline(found, (m for of_task in manifests.values() for m in of_task.values()))
     receipt = {
         "format": FORMAT,
         "kind": "receipt",
@@ -61,19 +63,16 @@ def make_receipt(found: Reproduction, now: float) -> dict[str, Any]:
             "checked": reference.checked,
         },
         "asked": asked.plain(),
+        "warnings": _warnings(found, glueline),
         "verdicts": [_verdict(judged) for judged in found.tasks],
         "average": _average(found.average),
         "published_average": _average(found.published_average),
         "cost": _cost(records),
         "hardware": _hardware(records),
-        "glueline": {
-            "version": mapping(manifest.get("versions")).get("glueline"),
-            "git": mapping(manifest.get("git")) or None,
-            "code": manifest.get("code"),
-        },
+        "glueline": glueline,
         "versions": _versions(records),
         "login_versions": versions(),
-        "inputs": _inputs(found),
+        "inputs": {task: inputs_of(of_task) for task, of_task in manifests.items()},
         "runs": [_run(judged, trial) for judged in found.tasks for trial in judged.trials],
         "notes": list(found.notes),
     }
@@ -103,6 +102,7 @@ def _verdict(judged: Judged) -> dict[str, Any]:
         ],
         "not_counted": [t.record.run_id for t in judged.spare],
         "scores": [_score(line) for line in judged.lines],
+        "rows": _rows(judged),
         **_cost(records),
         "examples_per_second": fmean(speeds) if speeds else None,
         "seconds_a_run": fmean(seconds) if seconds else None,
@@ -203,38 +203,48 @@ def _versions(records: Iterable[Record]) -> dict[str, Any]:
     return {name: ", ".join(values) for name, values in seen.items() if values}
 
 
-def _inputs(found: Reproduction) -> dict[str, Any]:
-    """Return the fingerprints of rows and weights by task."""
-    inputs = {}
-    for judged in found.tasks:
-        run = next((t.record.path for t in judged.trials if t.record.path.is_dir()), None)
-        manifest = mapping(read_json(RunDir(run).manifest)) if run else {}
-        inputs[judged.task] = {
-            "data": fingerprint(manifest.get("data")),
-            "weights": fingerprint(manifest.get("weights")),
-        }
-    return inputs
+def _glueline(found: Reproduction, manifests: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Return which glueline trained the runs; under `several` all of them, if there are more."""
+    trained = codes(manifests)
+    if not trained:  # nobody began
+        return code_of(mapping(read_json(found.sweep.manifest)))
+    first = {k: v for k, v in trained[0].items() if k != "runs"}
+    return {**first, "several": trained} if len(trained) > 1 else first
 
 
-def fingerprint(files: object) -> dict[str, Any] | None:
-    """Return one hash over the contents of files, in the order of their names; None of none.
-
-    Where they lie does not count. The hash is None where a file was too large to be read at
-    submission: equal sizes do not say that two are the same.
-    """
-    if not isinstance(files, list) or not files:
-        return None
-    entries = sorted(
-        (Path(str(f.get("path"))).name, f.get("bytes"), f.get("sha256"))
-        for f in files
-        if isinstance(f, dict)
-    )
-    known = all(digest for *_, digest in entries)
-    return {
-        "sha256": hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:16] if known else None,
-        "files": len(entries),
-        "bytes": sum(int(size or 0) for _, size, _ in entries),
+def _rows(judged: Judged) -> dict[str, int]:
+    """Return the rows of each split, as the first run that knows them has them."""
+    records = [t.record for t in judged.trials]
+    plans = (mapping(r.plan.get("rows")) for r in records)
+    found = {
+        split: n for split, count in next(filter(None, plans), {}).items() if (n := whole(count))
     }
+    for line in judged.lines:
+        split = line.score.split
+        if split not in found and (
+            n := next(filter(None, (rows_of(r, split) for r in records)), 0)
+        ):
+            found[split] = n
+    return found
+
+
+def _unlike(judged: Judged) -> list[str]:
+    """Return how a task's rows are not those of the published numbers."""
+    configs = (_config(t.record) for t in judged.trials)
+    config = next(filter(None, configs), None)
+    splits = [line.score.split for line in judged.lines]
+    return unlike_published(config.task, _rows(judged), splits, done=True) if config else []
+
+
+def _warnings(found: Reproduction, glueline: dict[str, Any]) -> list[str]:
+    """Return what makes the verdicts worth less, a sentence each."""
+    told = []
+    for judged in found.tasks:
+        told += [f"{judged.task}: {text}" for text in (*judged.mixed, *_unlike(judged))]
+    if several := glueline.get("several"):
+        each = [f"{code_words(code)} ({code['runs']} runs)" for code in several]
+        told.append(f"the runs are not of the same glueline: {', '.join(each)}")
+    return told
 
 
 def _run(judged: Judged, trial: Trial) -> dict[str, Any]:
@@ -265,28 +275,3 @@ def _config(record: Record) -> RunConfig | None:
         return load_config(RunDir(record.path).config)
     except UsageError:
         return None
-
-
-def read_receipt(path: Path) -> dict[str, Any]:
-    """Return a receipt that was written before.
-
-    Raises:
-        UsageError: there is none, it is no receipt, or a newer glueline wrote it.
-    """
-    place = path / "receipt.json" if path.is_dir() else path
-    if not place.is_file():
-        raise UsageError(f"there is no receipt {place}")
-    value = read_json(place)
-    if not isinstance(value, dict) or value.get("kind") != "receipt":
-        hint = ": give the receipt.json beside it" if place.suffix in (".md", ".html") else ""
-        raise UsageError(f"{place} is no receipt{hint}")
-    version = value.get("format")
-    if not isinstance(version, int) or version > FORMAT:
-        raise UsageError(
-            f"{place} is of a newer glueline (format {version}, this one reads up to {FORMAT}): "
-            "update this one"
-        )
-    for key in ("asked", "verdicts", "runs", "inputs", "versions"):
-        if key not in value:
-            raise UsageError(f"{place}: its content was altered: '{key}' is missing")
-    return value

@@ -9,6 +9,7 @@ from typing import Any
 from launch.reporting import page
 from launch.reporting.tables import Column, Table, words
 
+from .inputs import KINDS, seeds_words
 from .interval_plot import interval_plot
 
 HOW = (
@@ -89,7 +90,31 @@ COLUMNS = (
 )
 
 
-RUN = ("run", "task", "seed", "recipe", "score", "steps")
+RUN = ("run", "task", "seed", "recipe", "config", "score", "steps")
+SPEED = ("task", "runs", "cost", "examples a second", "seconds a run", "rows")
+
+
+def warnings(receipt: Mapping[str, Any]) -> list[str]:
+    """Return what makes the verdicts worth less, a line each."""
+    return [f"Warning: {text}." for text in receipt.get("warnings") or ()]
+
+
+def speed_rows(receipt: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return cost and speed, a row a task, by the names of `SPEED`."""
+    found = []
+    for verdict in receipt["verdicts"]:
+        hours, speed = verdict.get("hours"), verdict.get("examples_per_second")
+        seconds, counted = verdict.get("seconds_a_run"), verdict.get("rows") or {}
+        cells = (
+            verdict["task"],
+            str(verdict.get("runs", "-")),
+            f"{hours:.3g} {verdict['unit']}" if hours else "-",
+            f"{speed:,.0f}" if speed else "-",
+            f"{seconds:,.0f}" if seconds else "-",
+            ", ".join(f"{split} {count:,}" for split, count in counted.items()) or "-",
+        )
+        found.append(dict(zip(SPEED, cells, strict=True)))
+    return found
 
 
 def sentences(receipt: Mapping[str, Any]) -> list[str]:
@@ -130,7 +155,9 @@ def assumptions(receipt: Mapping[str, Any]) -> list[str]:
 def change(entry: Mapping[str, Any]) -> str:
     """Return one change of the recipe in words."""
     before = str(entry["published"]) if entry.get("said", True) else "not in the recipe"
-    return f"{entry['key']} {before} → {entry['ours']}"
+    why = f" ({entry['why']})" if entry.get("why") else ""
+    ours = "none" if entry["ours"] is None else entry["ours"]
+    return f"{entry['key']} {before} → {ours}{why}"
 
 
 def error_words(receipt: Mapping[str, Any]) -> str:
@@ -187,7 +214,9 @@ def markdown(receipt: Mapping[str, Any]) -> str:
     """Return the receipt as Markdown."""
     made = time.strftime("%Y-%m-%d", time.localtime(receipt["time"]))
     head = [name for _, name in COLUMNS]
-    lines = [f"# {title(receipt)}", "", f"{summary(receipt)}. {made}.", "", _row(head)]
+    lines = [f"# {title(receipt)}", "", f"{summary(receipt)}. {made}.", ""]
+    lines += [line for text in warnings(receipt) for line in (f"**{text}**", "")]
+    lines += [_row(head)]
     lines.append("|" + "---|" * len(head))
     lines += [_row([row[key] for key, _ in COLUMNS]) for row in rows(receipt)]
     lines += ["", "Scores and differences in points of 100."]
@@ -195,11 +224,14 @@ def markdown(receipt: Mapping[str, Any]) -> str:
         lines += ["", told]
     lines += ["", *(f"- {s}" for s in sentences(receipt))]
     lines += ["", error_words(receipt), "", source_words(receipt), "", cost_words(receipt), ""]
+    lines += ["## Cost and speed", "", _row(SPEED), "|" + "---|" * len(SPEED)]
+    lines += [_row(row.values()) for row in speed_rows(receipt)]
+    lines += [""]
     if assumed := assumptions(receipt):
         lines += ["## What the source does not say", "", *(f"- {a}" for a in assumed), ""]
     lines += ["## To repeat it", "", f"    {command(receipt)}", "", "## What it was made with", ""]
     lines += [f"- {name}: {value}" for name, value in _made_with(receipt)]
-    lines += ["", "| run | task | seed | recipe | score | steps |", "|---|---|---|---|---|---|"]
+    lines += ["", _row(RUN), "|" + "---|" * len(RUN)]
     lines += [_row(_run_cells(receipt, run)) for run in receipt["runs"]]
     return "\n".join(lines) + "\n"
 
@@ -220,6 +252,7 @@ def _run_cells(receipt: Mapping[str, Any], run: Mapping[str, Any]) -> list[Any]:
         run["task"],
         run["seed"],
         run["recipe"] or "-",
+        run.get("config") or "-",
         ", ".join(scores) or run["state"],
         words(run["steps"]),
     ]
@@ -227,20 +260,29 @@ def _run_cells(receipt: Mapping[str, Any], run: Mapping[str, Any]) -> list[Any]:
 
 def _made_with(receipt: Mapping[str, Any]) -> list[tuple[str, str]]:
     code = receipt["glueline"]
-    git = code.get("git") or {}
-    commit = str(git.get("commit") or "unknown")[:12] + (
-        " with changes" if git.get("dirty") else ""
-    )
-    found = [("glueline", f"{code.get('version') or 'a clone'}, commit {commit}")]
+    found = [
+        ("glueline", f"{code_words(c)}, {c['runs']} runs") for c in code.get("several") or ()
+    ] or [("glueline", code_words(code))]
     found.append(("versions", ", ".join(f"{k} {v}" for k, v in receipt["versions"].items()) or "-"))
     for task, inputs in receipt["inputs"].items():
-        for what, print_ in inputs.items():
-            if print_:
+        for what in KINDS:
+            one = inputs.get(what)
+            for print_ in (inputs.get("several") or {}).get(what) or [one] if one else ():
                 hashed = print_["sha256"]
                 told = f"sha256 {hashed}" if hashed else f"not hashed, {print_['bytes']:,} bytes"
                 told += f" over {print_['files']} files"
+                told += f", {seeds_words(print_['seeds'])}" if "seeds" in print_ else ""
                 found.append((f"{task}, {what}", told))
     return found
+
+
+def code_words(code: Mapping[str, Any]) -> str:
+    """Return which glueline trained runs."""
+    git = code.get("git") or {}
+    commit = str(git.get("commit") or "unknown")[:12]
+    digest = f", code {code['code']}" if code.get("code") else ""
+    changed = " with changes" if git.get("dirty") else ""
+    return f"{code.get('version') or 'a clone'}, commit {commit}{changed}{digest}"
 
 
 def table_of(receipt: Mapping[str, Any]) -> Table:
@@ -256,20 +298,17 @@ def html(receipt: Mapping[str, Any]) -> str:
     runs = Table(
         "runs",
         tuple(Column(key, key, words, key in ("seed", "steps")) for key in RUN),
-        tuple(
-            dict(
-                zip(
-                    ("run", "task", "seed", "recipe", "score", "steps"),
-                    _run_cells(receipt, r),
-                    strict=True,
-                )
-            )
-            for r in receipt["runs"]
-        ),
+        tuple(dict(zip(RUN, _run_cells(receipt, r), strict=True)) for r in receipt["runs"]),
+    )
+    speeds = Table(
+        "speed",
+        tuple(Column(key, key, words, key not in ("task", "cost", "rows")) for key in SPEED),
+        tuple(speed_rows(receipt)),
     )
     body = [
         page.heading(title(receipt), 1),
         page.paragraph(f"{summary(receipt)}.", "lead"),
+        *(page.paragraph(text) for text in warnings(receipt)),
         page.table(table_of(receipt), good),
         page.paragraph("Scores and differences in points of 100.", "said"),
         page.plots(
@@ -284,8 +323,9 @@ def html(receipt: Mapping[str, Any]) -> str:
         *(page.paragraph(s) for s in sentences(receipt)),
         page.paragraph(error_words(receipt), "said"),
         page.paragraph(source_words(receipt)),
-        page.heading("Cost"),
+        page.heading("Cost and speed"),
         page.paragraph(cost_words(receipt)),
+        page.table(speeds),
         page.heading("What the source does not say") if assumptions(receipt) else "",
         *(page.paragraph(a) for a in assumptions(receipt)),
         page.heading("To repeat it"),

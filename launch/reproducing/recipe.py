@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from launch import presets
 from launch.flags import Request
 from launch.grid import Spec
 from launch.recipe_rules import (
     BASE,
     INSTEAD,
+    SAME_EXAMPLES,
     base_of_rule,
     of_a_recipe,
+    scaled_steps,
     shown,
+    typed_values,
     void_keys,
     word,
 )
 from launch.reference_file import SECTIONS
-from launch.reference_sets import Reference
+from launch.reference_sets import Reference, same_model
 from training.config import RunConfig
 from training.config.schema import get_dotted, leaves, to_plain
 
@@ -37,32 +39,32 @@ class Change:
     ours: Any
     said: bool = True
     """Whether the recipe has the key."""
+    why: str = ""
+    """Why it is so, where nobody typed it."""
 
     @property
     def words(self) -> str:
         """The change for people: `batch.global_batch 32 → 1024`."""
         before = shown(self.published) if self.said else "not in the recipe"
-        return f"{self.key} {before} → {shown(self.ours)}"
+        return f"{self.key} {before} → {shown(self.ours)}" + (f" ({self.why})" if self.why else "")
 
     def plain(self) -> dict[str, Any]:
         """Return it ready for JSON."""
-        return {"key": self.key, "published": self.published, "ours": self.ours, "said": self.said}
+        plain = {"key": self.key, "published": self.published, "ours": self.ours, "said": self.said}
+        return {**plain, "why": self.why} if self.why else plain
 
 
-def typed_values(request: Request) -> dict[str, Any]:
-    """Return what was typed, by dotted key; `--set` wins."""
-    return {o.key: o.value for o in (*request.flags, *request.sets)}
-
-
-def recipe_values(reference: Reference, typed: Iterable[str]) -> dict[str, Any]:
+def recipe_values(reference: Reference, typed: Mapping[str, Any]) -> dict[str, Any]:
     """Return the recipe by dotted key, without what was typed or what that takes the place of.
 
     A preset's number of steps does not outlive the recipe's epochs; the same for warm-up. Under a
-    learning-rate rule that was typed, the recipe's batch is the one at which its rate holds.
+    learning-rate rule that was typed, the recipe's batch is the one at which its rate holds; at
+    another batch its steps are as many as have the same examples.
     """
     keys = set(typed)
     gone = keys | {key for pair in INSTEAD.items() if keys & {*pair} for key in pair}
     values = {k: v for k, v in reference.values.items() if k not in gone}
+    values |= scaled_steps(reference, typed)
     values |= {
         strong: None
         for strong, weak in INSTEAD.items()
@@ -79,6 +81,7 @@ def make_spec(
     seeds: Sequence[int],
     stopped: Mapping[str, Stop],
     name: str,
+    nodes: Mapping[str, int] = MappingProxyType({}),
 ) -> Spec:
     """Return the sweep that trains references, seed by seed over all tasks.
 
@@ -88,6 +91,7 @@ def make_spec(
         seeds: of each task.
         stopped: tasks that need no more seeds.
         name: of the sweep.
+        nodes: of each task, where some of them get fewer than were typed.
     """
     typed = typed_values(request)
     recipes = [recipe_values(r, typed) for r in references]
@@ -101,6 +105,8 @@ def make_spec(
         point: dict[str, Any] = {"task": reference.task}
         if request.model is None:
             point["model"] = reference.model
+        if nodes:
+            point["nodes"] = nodes[reference.task]
         points.append(point | {k: v for k, v in recipe.items() if k not in common})
     left_out = [
         {"task": task, "seed": seed}
@@ -130,11 +136,13 @@ def changes(
         found.append(Change("model", reference.model, request.model))
     known = leaves(RunConfig)
     void = void_keys(reference, config)
+    steps = scaled_steps(reference, typed_values(request))
     for key, published in reference.values.items():
         ours = to_plain(get_dotted(config, key))
         if key in void or _same(ours, published):
             continue
-        found.append(Change(key, to_plain(published), ours))
+        why = SAME_EXAMPLES if key in steps and steps[key] == ours else ""
+        found.append(Change(key, to_plain(published), ours, why=why))
     of_the_site = [key for key, origin in origins.items() if origin.startswith("profile ")]
     for key in dict.fromkeys([*typed_values(request), *of_the_site]):
         if key in known and of_a_recipe(key) and key not in (*reference.values, BASE):
@@ -142,17 +150,6 @@ def changes(
     if (peer := get_dotted(config, "engine.peer")) != "none":
         found.append(Change("engine.peer", "none", peer, said=False))
     return found
-
-
-def same_model(one: str, other: str) -> bool:
-    """Return whether two words for `--model` mean the same weights."""
-    return one == other or _weights(one) == _weights(other)
-
-
-def _weights(model: str) -> str:
-    values = presets.model_preset(model).values
-    known = (values.get(f"model.{key}") for key in ("hub", "package", "path"))
-    return str(next((v for v in known if v), model))
 
 
 def _same(ours: Any, published: Any) -> bool:

@@ -19,8 +19,10 @@ from .receipt_text import (
     rows,
     sentences,
     source_words,
+    speed_rows,
     summary,
     title,
+    warnings,
 )
 
 WIDTH = 130
@@ -56,6 +58,8 @@ def show(receipt: Mapping[str, Any], path: Path) -> None:
         console.print(text, markup=False, soft_wrap=True)
 
     say(title(receipt))
+    for line in warnings(receipt):
+        console.print(line, markup=False, soft_wrap=True, style="bold")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for key, head in COLUMNS:
         left = key in ("task", "metric", "verdict")
@@ -70,5 +74,8 @@ def show(receipt: Mapping[str, Any], path: Path) -> None:
     say(error_words(receipt))
     say(source_words(receipt))
     say(cost_words(receipt))
+    for row in speed_rows(receipt):
+        told = (f"{row[key]} {key}" for key in ("examples a second", "seconds a run"))
+        say(f"  {row['task']}: {', '.join([row['cost'], *told])}")
     say(f"{summary(receipt)}")
     say(f"receipt  {path}")

@@ -10,8 +10,8 @@ import yaml
 from huggingface_hub import ModelCard
 
 from launch.card_facts import command, read_facts, score_intervals
+from launch.hub_rows import GLUE_ROWS
 from launch.model_card import (
-    GLUE_ROWS,
     is_ours,
     known_places,
     model_card,

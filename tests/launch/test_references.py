@@ -7,6 +7,7 @@ import json
 import shlex
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from launch.reference_sets import (
     sets_of,
 )
 from launch.resolve import compose, load_task
-from launch.with_reference import spelled_out
+from launch.with_reference import recipe_notes, spelled_out
 from training.config import RunConfig, UsageError
 from training.config.schema import get_dotted
 
@@ -232,7 +233,10 @@ def test_what_a_task_says_takes_the_place_of_what_the_set_says() -> None:
         (scored(value=-2), "-2 is not between 0 and 100"),
         (scored(value="high"), "value: expected a number"),
         (scored(value=True), "value: expected a number"),
-        (scored(sd=60), "sd: 60 is not between 0 and 50"),
+        (scored(sd=-1), "sd: -1 is not between 0 and 100"),
+        (scored(sd=60), "60 with 'unit: percent' is a spread of 60 points: write 0.6"),
+        (scored(sd=0.0045, runs=5), "0.0045 with 'unit: percent' is 0.0045 points of 100: write"),
+        (scored("fraction", value=0.9174, sd=0.45), "is a spread of 45 points: write 0.0045"),
         (scored("fraction", value=0.9, sd=1.2), "write 0.012, or 'unit: percent'"),
         (scored(sd=1.2, runs=1), "sd is of several runs"),
         (scored(judged=False), "'judged: false' needs a 'note'"),
@@ -252,6 +256,11 @@ def test_numbers_and_their_unit() -> None:
     assert as_fraction(0, "percent", "matthews", "") == 0
     assert as_fraction("0.5653", "fraction", "accuracy", "") == 0.5653
     assert as_fraction(0.45, "percent", "accuracy", "", spread=True) == 0.0045
+    assert as_fraction(0, "percent", "accuracy", "", spread=True) == 0
+    assert as_fraction(0.02, "percent", "accuracy", "", spread=True) == 0.0002
+    assert as_fraction(25, "percent", "matthews", "", spread=True) == 0.25
+    assert as_fraction(0.0001, "fraction", "accuracy", "", spread=True) == 0.0001
+    assert as_fraction(40, "percent", "mse", "", spread=True) == 40
     assert as_fraction(3.5, "percent", "mse", "") == 3.5
     for value, metric in ((-0.1, "accuracy"), (-1, "mse"), (-0.1, "matthews")):
         with pytest.raises(UsageError):
@@ -419,6 +428,23 @@ def test_what_breaks_the_recipe_is_noted(mine: Path, job: Any, typed: Type) -> N
     assert "note: --task mine/mine.yaml is not the task of ours/demo (demo)" in done.out
 
 
+def test_a_model_by_its_other_name_and_steps_at_another_batch() -> None:
+    def notes(*flags: tuple[str, str], reference: str, model: str | None = None) -> list[str]:
+        typed = tuple(Override(k, v, f"--{k.split('.')[1]}") for k, v in flags)
+        request = Request(reference=reference, model=model, flags=typed)
+        asked, published = compose(request)[0], compose(replace(request, flags=()))[0]
+        return recipe_notes(find_reference(reference), request, asked, published)
+
+    same = notes(reference="hf-bert-base-cased/rte", model="google-bert/bert-base-cased")
+    assert not any("is not the model" in line for line in same)
+    other = notes(reference="hf-bert-base-cased/rte", model="minilm")
+    assert any("is not the model" in line for line in other)
+    scaled = notes(("batch.global_batch", "512"), reference="fairseq-roberta-large/rte")
+    said = "as many examples as in fairseq-roberta-large/rte"
+    assert f"train.max_steps 2036 → 64: {said}" in scaled
+    assert f"optim.warmup_steps 122 → 4: {said}" in scaled
+
+
 def test_a_published_recipe_on_real_rows(
     here: Path, job: Any, typed: Type, data_dir: Path, wide: None
 ) -> None:
@@ -450,6 +476,12 @@ def test_steps_and_epochs_do_not_outlive_each_other() -> None:
     assert (config.optim.warmup_steps, config.optim.warmup_ratio) == (None, 0.2)
     config = composed(("train.max_steps", "9"), reference="hf-bert-base-cased/rte")
     assert config.train.max_steps == 9
+    # At another batch a recipe in steps sees as many examples: 16 of each of 2036 steps.
+    config = composed(("batch.global_batch", "512"), reference=by_steps)
+    assert (config.train.max_steps, config.optim.warmup_steps) == (64, 4)
+    config = composed(("batch.global_batch", "512"), ("train.epochs", "3"), reference=by_steps)
+    assert (config.train.max_steps, config.train.epochs) == (None, 3)
+    assert config.optim.warmup_steps == 4
     # A rule that is typed starts from the recipe's batch.
     rule = ("optim.lr_rule", "sqrt"), ("batch.global_batch", "512")
     assert composed(*rule, reference="hf-bert-base-cased/rte").optim.base_batch == 32

@@ -1,12 +1,20 @@
 """`glueline reproduce` and `replay` as a person types them: what is refused, and a dry run."""
 
 import json
+from typing import Any
 
 import pytest
+import yaml
 
-from launch.flags import Request
-from launch.reproduce import choose_set
+from launch import machine, sweeping
+from launch.flags import Override, Request
+from launch.reference_sets import set_of
+from launch.reproduce import Wanted, choose_set, choose_tasks, prepare, written_down
+from launch.sweep import submit_sweep
+from training.config import UsageError
+from training.rundir import write_json
 
+from . import fakes
 from .commandline import assert_refused, glueline, tree
 
 REFERENCE = """
@@ -39,6 +47,10 @@ def here(tmp_path):
         (["--reference", "demo.yaml", "--suite", "glu"], ["unknown suite 'glu'"]),
         (["--reference", "demo.yaml", "--seed", "7"], ["--seed", "which the sweep varies"]),
         (["--reference", "bert-agnews"], ["without a score to judge", "submit --reference"]),
+        (["--reference", "demo.yaml", "--suite", "glue"], ["no number for any task of glue"]),
+        (["--reference", "demo.yaml", "--tasks", ","], ["--tasks names no task", "demo"]),
+        (["--reference", "demo.yaml", "--task", ""], ["--task names no task"]),
+        (["--reference", "demo.yaml", "--suite", ""], ["unknown suite ''"]),
         (["--collect", "none"], ["none"]),
         (["--reference", "demo.yaml", "--train-file", "a.csv"], ["published is of its task's own"]),
         (["--reference", "hf-bert-base-cased/nope"], ["no number for 'nope'"]),
@@ -62,6 +74,22 @@ def test_of_several_sets_the_one_with_most_of_the_tasks(model, tasks, chosen, ot
     suite = None if tasks else "glue"
     assert choose_set(None, Request(model=model), suite, tasks).name == chosen
     assert others in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("suite", "tasks", "said"),
+    [
+        ("glu", None, "unknown suite 'glu': did you mean 'glue'"),
+        (None, "mnli", "'distilbert-base-cased-x'"),
+        (None, "wnli", "of model 'minilm' on wnli, but on mrpc"),
+    ],
+)
+def test_a_model_without_a_number_for_these_tasks(suite, tasks, said):
+    model = "distilbert-base-cased-x" if "-x" in said else "minilm"
+    with pytest.raises(UsageError) as error:
+        found = choose_set(None, Request(model=model), suite, tasks)
+        choose_tasks(found, suite, tasks, None)
+    assert said in str(error.value)
 
 
 def test_a_dry_run_names_what_is_changed_and_touches_nothing(here):
@@ -97,3 +125,131 @@ def test_a_receipt_that_is_none(tmp_path, content, said):
     if content is not None:
         (tmp_path / "receipt.json").write_text(content)
     assert_refused(glueline("replay", "receipt.json", cwd=tmp_path), said)
+
+
+HOW = {"name": None, "pack": 1, "max_parallel": None, "workers": None, "all_nodes": False}
+HOW |= {"retry_failed": False, "dry_run": True, "as_json": False, "yes": True}
+
+
+def wanted(content: str = REFERENCE, **more: Any) -> Wanted:
+    found = set_of(yaml.safe_load(content), "here", "set")
+    tasks = tuple(found.references)
+    return Wanted(found, tasks, seeds=3, margin=None, level=0.05, early=True, **more)
+
+
+def typed(*flags: tuple[str, str], **more: Any) -> Request:
+    made = tuple(Override(key, value, f"--{key.split('.')[1]}") for key, value in flags)
+    return Request(flags=made, **more)
+
+
+LOCAL = typed(("cluster.executor", "local"), ("tracking.tracker", "none"))
+
+
+@pytest.fixture
+def site(workplace, monkeypatch):
+    """A working directory beside a cluster with nodes of four GPUs."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(workplace / "config"))
+    monkeypatch.setattr(machine, "local_gpus", lambda: 0)
+    fakes.slurm(monkeypatch)
+    return workplace
+
+
+def test_a_replay_trains_runs_of_its_own(site, capsys):
+    old = prepare(LOCAL, wanted(), HOW)
+    for trial in old.found.trials:  # they lie in the same folder, and have finished
+        run = old.place.run(trial)
+        run.path.mkdir(parents=True)
+        run.config.write_text(old.found.config(trial).dump())
+        write_json(run.results, {"metrics": {}})
+    again = wanted(anew=True)
+    how = {**HOW, "name": "replay-set"}
+    new = prepare(LOCAL, again, how)
+    ids = [{t.run_id for t in made.found.trials} for made in (old, new)]
+    assert len(ids[1]) == 3 and not ids[0] & ids[1]
+    assert [old.found.config(t) for t in old.found.trials] == [
+        new.found.config(t) for t in new.found.trials
+    ]
+    states = sweeping.states(new.place, new.found.trials)
+    assert set(states.values()) == {"missing"}
+    assert set(sweeping.states(old.place, old.found.trials).values()) == {"finished"}
+    # The same line again goes on with the same runs; under another name it is another replay.
+    assert {t.run_id for t in prepare(LOCAL, again, how).found.trials} == ids[1]
+    other = prepare(LOCAL, again, {**how, "name": "second"}).found.trials
+    assert not {t.run_id for t in other} & (ids[0] | ids[1])
+    submit_sweep(new.request, new.spec, new.found, new.place, sweeping.Packing(), how)
+    assert "3 trials: 3 to submit" in capsys.readouterr().out
+
+
+def test_a_replay_is_no_reproduction_of_the_same_name(site):
+    old, kept = prepare(LOCAL, wanted(), HOW), wanted()
+    with pytest.raises(KeyboardInterrupt), written_down(old.place, kept, old.asked):
+        write_json(old.place.jobs, {"jobs": [{"job_id": "1"}]})
+        raise KeyboardInterrupt
+    name = old.place.name
+    with pytest.raises(UsageError, match=f"reproduction {name} is no replay: .* --name"):
+        prepare(LOCAL, wanted(anew=True), {**HOW, "name": name})
+    assert prepare(LOCAL, wanted(), HOW).asked == old.asked
+
+
+TWO = """
+model: tiny
+source: nobody, for a test
+unit: percent
+recipe: {lr: 1.0e-3, epochs: 1, train.select: last}
+tasks:
+  demo:
+    recipe: {global_batch: 32}
+    scores: [{split: validation, metric: accuracy, value: 99.0}]
+  rte:
+    recipe: {global_batch: 1024}
+    scores: [{split: validation, metric: accuracy, value: 60.0}]
+"""
+NODES = (("cluster.partition", "gpu"), ("cluster.time", "60"), ("cluster.nodes", "2"))
+
+
+def shapes(made):
+    return {
+        str(t.axes["task"]): (made.found.config(t).cluster.nodes, t.axes.get("nodes"))
+        for t in made.found.trials
+    }
+
+
+def test_tasks_of_small_batches_get_fewer_nodes(site):
+    made = prepare(typed(*NODES), wanted(TWO), HOW)
+    assert shapes(made) == {"demo": (1, 1), "rte": (2, 2)}
+    (line,) = [note for note in made.notes if "node" in note and "--pack" not in note]
+    assert line.startswith("demo: 1 node for batches of 32, not 2") and "--all-nodes" in line
+    assert not made.asked.changed  # where it runs is no part of the recipe
+    forced = prepare(typed(*NODES), wanted(TWO), {**HOW, "all_nodes": True})
+    assert shapes(forced) == {"demo": (2, None), "rte": (2, None)}
+    # A batch that is typed is that of all tasks.
+    large = prepare(typed(*NODES, ("batch.global_batch", "1024")), wanted(TWO), HOW)
+    assert shapes(large) == {"demo": (2, None), "rte": (2, None)} and not large.notes
+    least = prepare(typed(*NODES, ("cluster.min_nodes", "2")), wanted(TWO), HOW)
+    assert shapes(least)["demo"] == (2, None)
+
+
+def test_small_batches_on_many_gpus_are_told_of_pack(site):
+    one = (*NODES[:2], ("cluster.nodes", "1"))
+    made = prepare(typed(*one), wanted(TWO), HOW)
+    assert shapes(made) == {"demo": (1, None), "rte": (1, None)}
+    assert [n for n in made.notes if "--pack" in n and "--tasks demo" in n]
+    packed = prepare(typed(*one), wanted(TWO), {**HOW, "pack": 2})
+    assert not any("--pack" in n for n in packed.notes)
+
+
+def test_rows_that_are_not_the_published_ones_are_told_before(site, data_dir, tmp_path):
+    import pyarrow.parquet as pq
+
+    folder = tmp_path / "rows" / "glue" / "rte"
+    folder.mkdir(parents=True)
+    for file in (data_dir / "glue" / "rte").glob("*.parquet"):
+        pq.write_table(pq.read_table(file).slice(0, 100), folder / file.name)
+    less = TWO.replace("  demo:\n    recipe: {global_batch: 32}\n", "").replace(
+        "    scores: [{split: validation, metric: accuracy, value: 99.0}]\n", ""
+    )
+    request = Request(flags=LOCAL.flags, data=str(tmp_path / "rows"))
+    told = prepare(request, wanted(less), HOW).notes
+    assert any("rte: the published number is of 277 validation rows, these" in n for n in told)
+    official = Request(flags=LOCAL.flags, data=str(data_dir))
+    assert not any("published number" in n for n in prepare(official, wanted(less), HOW).notes)

@@ -42,6 +42,11 @@ def typed(site: Site, name: str, *words: str):
     return site.glueline(name, *words, timeout=700)
 
 
+def run_folders(site: Site) -> set[str]:
+    """Return the names of the runs that are there."""
+    return {p.name for p in (site.base / "runs").iterdir() if not p.name.startswith(".")}
+
+
 def test_a_reference_is_judged_and_its_receipt_replayed(site):
     done = typed(site, "reproduce", "--reference", "demo.yaml", *TERMS, *HOW)
     assert done.returncode == 0, (done.stdout, done.stderr)
@@ -71,10 +76,31 @@ def test_a_reference_is_judged_and_its_receipt_replayed(site):
     collected = typed(site, "reproduce", "--collect", "reproduce-demo", "--json")
     assert json.loads(collected.stdout)["verdicts"][0]["outcome"] == "reproduced"
 
+    # A replay beside the runs that it repeats trains runs of its own.
+    before = run_folders(site)
+    assert {r["run_id"] for r in receipt["runs"]} <= before
     replayed = typed(site, "replay", str(folder), *HOW)
     assert replayed.returncode == 0, (replayed.stdout, replayed.stderr)
     assert "runs have exactly the scores of the receipt" in replayed.stdout
+    new: Any = read_json(folder.with_name("replay-reproduce-demo") / "receipt.json")
+    trained = {r["run_id"] for r in new["runs"]}
+    # Seeds that were begun when the task was decided have a folder and do not count.
+    assert len(trained) >= 3 and trained <= run_folders(site) - before
+    for run_id in trained:
+        assert (site.base / "runs" / run_id / "results.json").is_file()
+    assert new["asked"]["anew"] and not receipt["asked"]["anew"]
+    digests = [{(r["seed"], r["recipe"]) for r in some["runs"]} for some in (new, receipt)]
+    assert digests[0] <= digests[1] or digests[1] <= digests[0]
     assert "demo: reproduced → reproduced" in replayed.stdout
     assert "another recipe" not in replayed.stderr
+    # The same line again goes on with that replay: it does not begin a third time.
+    after = run_folders(site)
+    again = typed(site, "replay", str(folder), *HOW)
+    assert again.returncode == 0 and "nothing to submit" in again.stdout, again.stderr
+    assert run_folders(site) == after
+    assert_refused(
+        typed(site, "replay", str(folder), "--name", "reproduce-demo", *HOW),
+        "reproduction reproduce-demo is no replay",
+    )
     changed = typed(site, "replay", str(folder), "--set", "optim.lr=1")
     assert_refused(changed, "a replay is the receipt's recipe")

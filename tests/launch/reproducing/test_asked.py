@@ -7,6 +7,7 @@ import pytest
 from launch.reproducing.asked import (
     Asked,
     Stop,
+    asked_of,
     continued,
     file_of,
     plan_looks,
@@ -39,7 +40,9 @@ def test_it_is_read_as_it_was_written(tmp_path):
     ("text", "said"),
     [
         ("[]", "altered"),
-        ('{"format": 1}', "altered"),
+        ('{"format": 1}', "altered: 'reference' is missing"),
+        ("{}", "its format is None, not a number"),
+        ('{"format": "1"}', "its format is '1', not a number"),
         ('{"format": 99}', "newer glueline"),
     ],
 )
@@ -48,6 +51,25 @@ def test_a_file_that_is_none(tmp_path, text, said):
     file_of(place).write_text(text)
     with pytest.raises(UsageError, match=said):
         read_asked(place)
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"level": 0.7}, "the level 0.7 is not between"),
+        ({"level": 0}, "the level 0 is not"),
+        ({"spent": -1}, "of the error rate"),
+        ({"seeds": 2}, "2 seeds are fewer"),
+        ({"tasks": []}, "no tasks"),
+        ({"margin": 7}, "the margin 7"),
+        ({"seeds": "many"}, "invalid literal"),
+        ({"stopped": []}, "altered"),
+    ],
+)
+def test_what_nobody_can_have_asked_for(other, said):
+    with pytest.raises(UsageError, match=said) as error:
+        asked_of({**ASKED.plain(), **other}, "here")
+    assert "\n" not in str(error.value) and str(error.value).startswith("here")
 
 
 def test_looks():

@@ -11,9 +11,11 @@ from launch.replay import with_task_files
 from launch.reproducing.again import compared, other_recipes, other_versions
 from launch.reproducing.asked import continued, read_asked
 from launch.reproducing.collect import decided_tasks, gather, judge_early
-from launch.reproducing.receipt import fingerprint, make_receipt, read_receipt, recipe_digest
+from launch.reproducing.inputs import fingerprint
+from launch.reproducing.receipt import make_receipt, recipe_digest
 from launch.reproducing.receipt_text import html, markdown
 from launch.reproducing.show import show, write
+from launch.reproducing.stored import read_receipt
 from tests.launch.commandline import ROOT
 from tests.launch.reporting import folders
 from training.config import UsageError, load_config
@@ -203,6 +205,81 @@ def test_files_that_are_too_large_to_be_read_are_not_called_the_same(tmp_path):
     assert "not hashed, 9 bytes" in markdown(
         {**old, "inputs": {"demo": {"weights": fingerprint(large)}}}
     )
+
+
+def with_manifests(sweep, **own):
+    """Write the runs' manifests; `own` is what the one of seed 3 has of its own."""
+    for run in list_runs(sweep.runs):
+        third = load_config(run.config).train.seed == 3
+        rows = [{"path": "/a/train.parquet", "bytes": 9, "sha256": "1"}]
+        manifest = {"data": rows, "versions": {"glueline": "1"}, "git": {"commit": "c" * 40}}
+        write_json(run.manifest, manifest | (own if third else {}))
+
+
+def every_form(sweep, receipt, capsys):
+    """Return a receipt as Markdown, as a page and as the terminal has it."""
+    capsys.readouterr()
+    show(receipt, write(sweep.path, receipt))
+    return markdown(receipt), html(receipt), capsys.readouterr().out
+
+
+def test_runs_of_other_rows_decide_nothing(tmp_path, capsys):
+    sweep, asked = reproduction(tmp_path, NEAR)
+    with_manifests(sweep)
+    assert receipt_of(sweep, asked)["verdicts"][0]["outcome"] == "reproduced"
+    assert receipt_of(sweep, asked)["warnings"] == []
+    with_manifests(sweep, data=[{"path": "/b/train.parquet", "bytes": 9, "sha256": "2"}])
+    receipt = receipt_of(sweep, asked)
+    (verdict,) = receipt["verdicts"]
+    assert verdict["outcome"] == verdict["scores"][0]["outcome"] == "undecided"
+    assert "the data are not the same for all seeds" in verdict["why"]
+    assert judge_early(sweep, asked, "demo", 3) is None and decided_tasks(sweep, asked) == {}
+    several = receipt["inputs"]["demo"]["several"]["data"]
+    assert [p["seeds"] for p in several] == [[1, 2, 4, 5], [3]]
+    for text in every_form(sweep, receipt, capsys):
+        assert "Warning: demo: the data are not the same for all seeds: sha256" in text
+    assert f"{several[1]['sha256']} over 1 files, seed 3" in markdown(receipt)
+    same = compared(receipt, receipt)[0]
+    assert same == "demo: the data were not the same for all runs of the receipt"
+
+
+def test_runs_of_another_glueline_are_told(tmp_path, capsys):
+    sweep, asked = reproduction(tmp_path, NEAR)
+    with_manifests(sweep, git={"commit": "d" * 40, "dirty": True, "diff_sha256": "1"})
+    write_json(sweep.manifest, {"git": {"commit": "e" * 40}})
+    receipt = receipt_of(sweep, asked)
+    # The code is the runs', whatever the sweep was submitted with last.
+    assert receipt["glueline"]["git"]["commit"] == "c" * 40
+    assert receipt["verdicts"][0]["outcome"] == "reproduced"
+    for text in every_form(sweep, receipt, capsys):
+        assert "not of the same glueline" in text and "cccccccccccc (4 runs)" in text
+        assert "dddddddddddd with changes (1 runs)" in text
+
+
+def test_rows_that_are_not_the_published_ones_are_told(tmp_path, capsys):
+    sweep, asked = reproduction(tmp_path, NEAR)
+    assert receipt_of(sweep, asked)["verdicts"][0]["rows"]["validation"] == 600
+    for run in list_runs(sweep.runs):  # as if the demo were RTE with other rows
+        text = run.config.read_text().replace("generated: demo", "generated: null")
+        text = text.replace("  hub: null", "  hub: nyu-mll/glue", 1)
+        run.config.write_text(text.replace("  subset: null", "  subset: rte", 1))
+    receipt = receipt_of(sweep, asked)
+    for text in every_form(sweep, receipt, capsys):
+        assert "published number is of 277 validation rows, these runs were scored on 600" in text
+
+
+def test_cost_and_speed_and_configurations_are_in_every_form(tmp_path, capsys):
+    sweep, asked = reproduction(tmp_path, NEAR)
+    receipt = receipt_of(sweep, asked)
+    (verdict,) = receipt["verdicts"]
+    assert verdict["examples_per_second"] and verdict["seconds_a_run"] and verdict["hours"]
+    texts = every_form(sweep, receipt, capsys)
+    for text in texts:
+        assert f"{verdict['examples_per_second']:,.0f}" in text
+        assert f"{verdict['seconds_a_run']:,.0f}" in text
+        assert f"{verdict['hours']:.3g} core-hours" in text and "examples a second" in text
+    for run in receipt["runs"]:
+        assert run["config"] and run["config"] in texts[0] and run["config"] in texts[1]
 
 
 def test_a_published_spread_counts(tmp_path):

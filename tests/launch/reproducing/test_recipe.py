@@ -88,6 +88,25 @@ def test_changes_are_named_and_what_is_the_same_is_none():
     assert changes(reference, config, how) == []
 
 
+def test_steps_at_another_batch_are_named_with_their_reason():
+    reference = references()[0]
+    asked = request(batch__global_batch="128")
+    assert recipe_values(reference, {"batch.global_batch": "128"})["optim.warmup_steps"] == 2
+    config = RunConfig().with_values(
+        {**reference.values, "batch.global_batch": 128, "optim.warmup_steps": 2}
+    )
+    assert [c.words for c in changes(reference, config, asked)] == [
+        "batch.global_batch 32 → 128",
+        "optim.warmup_steps 10 → 2 (as many examples)",
+    ]
+
+
+def test_nodes_go_with_their_task():
+    nodes = {"cola": 1, "mrpc": 2}
+    points = expand(make_spec(references(), request(), [1], {}, "x", nodes))
+    assert [(p["task"], p["nodes"]) for p in points] == [("cola", 1), ("mrpc", 2)]
+
+
 def test_what_is_repeated_elsewhere_leaves_the_site_out():
     asked = request(optim__lr="1e-3", cluster__nodes="2", engine__zero="2", task__path="/x")
     assert overrides(asked) == [("optim.lr", "1e-3"), ("engine.zero", "2")]
