@@ -197,12 +197,14 @@ def request_options(sections: tuple[str, ...] = SECTIONS) -> Callable[[Any], Any
     return decorate
 
 
-def trial_options(noun: str = "trials") -> Callable[[Any], Any]:
+def trial_options(noun: str = "trials", packed: bool = False) -> Callable[[Any], Any]:
     """Return a decorator that adds the flags of commands that submit many runs.
 
     Args:
         noun: what the command calls one of them, in the plural.
+        packed: whether the command itself decides how many share a node, where that is not typed.
     """
+    rule = "  [default: as many as their batches leave GPUs for]" if packed else ""
     decorators = [
         click.option(
             "--max-parallel",
@@ -222,9 +224,9 @@ def trial_options(noun: str = "trials") -> Callable[[Any], Any]:
             "--pack",
             cls=FlagOption,
             type=click.IntRange(min=1),
-            default=1,
+            default=None if packed else 1,
             metavar="N",
-            help=f"{noun.capitalize()} at a time on one node, which they share.",
+            help=f"{noun.capitalize()} at a time on one node, which they share.{rule}",
         ),
         click.option(
             "--retry-failed", cls=FlagOption, is_flag=True, help=f"Run failed {noun} again."

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from training.config import ClusterConfig, RunConfig
 
@@ -20,15 +20,19 @@ class Packing:
     hold: bool = False
     workers: int | None = None
     """Elements of all arrays together, at most; None: one for each trial that needs one."""
+    of_task: Mapping[str, int] = field(default_factory=dict)
+    """Lanes on a cluster of the tasks that have others than `lanes`, by the task's name."""
 
-    def lanes_of(self, cluster: ClusterConfig) -> int:
-        """Return how many trials share a node, or this machine."""
-        return (self.parallel or 1) if cluster.executor == "local" else self.lanes
+    def lanes_of(self, config: RunConfig) -> int:
+        """Return how many trials like this one share a node, or this machine."""
+        if config.cluster.executor == "local":
+            return self.parallel or 1
+        return self.of_task.get(config.task.name, self.lanes)
 
-    def words(self, cluster: ClusterConfig) -> str:
+    def words(self, config: RunConfig) -> str:
         """Return the flag that says so."""
-        flag = "--max-parallel" if cluster.executor == "local" else "--pack"
-        return f"{flag} {self.lanes_of(cluster)}"
+        flag = "--max-parallel" if config.cluster.executor == "local" else "--pack"
+        return f"{flag} {self.lanes_of(config)}"
 
     def slowdown(self, config: RunConfig, cores_here: int) -> float:
         """Return how many times as long a trial takes as its plan says, since it shares cores.
@@ -39,7 +43,7 @@ class Packing:
             config: of the trial.
             cores_here: cores of this machine.
         """
-        cluster, lanes = config.cluster, self.lanes_of(config.cluster)
+        cluster, lanes = config.cluster, self.lanes_of(config)
         if config.engine.device != "cpu":
             return 1.0
         if cluster.executor != "local":

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @request_options(("engine", "cluster", "tracking"))
 @click.option("--data", cls=FlagOption, metavar="DIR", help="Folder that holds glue/, ag_news/, ….")
 @click.option("--name", cls=FlagOption, metavar="NAME", help="Its name.  [default: replay-NAME]")
-@trial_options("runs")
+@trial_options("runs", packed=True)
 @nodes_option
 def replay(request: Request, receipt: str, data: str | None, **how: Any) -> int:
     """Train again what a receipt says, here, and compare.

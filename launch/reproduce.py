@@ -74,6 +74,8 @@ class Prepared:
     found: Compiled
     place: SweepDir
     asked: Asked
+    packing: Packing
+    """How its runs share nodes."""
     notes: tuple[str, ...]
     """What a person should know of where it runs and of its rows."""
 
@@ -117,7 +119,7 @@ nodes_option = click.option(
 )
 @click.option("--all-seeds", cls=FlagOption, is_flag=True, help="No verdict before the last seed.")
 @click.option("--name", cls=FlagOption, metavar="NAME", help="Its name.  [default: the set's]")
-@trial_options("runs")
+@trial_options("runs", packed=True)
 @nodes_option
 @click.option(
     "--no-wait", cls=FlagOption, is_flag=True, help="Submit, and say which line collects later."
@@ -313,7 +315,7 @@ def train_and_judge(made: Prepared, wanted: Wanted, how: dict[str, Any]) -> int:
     quiet = contextlib.redirect_stdout(sys.stderr) if how["as_json"] else contextlib.nullcontext()
     for line in (*notes(wanted, asked), *made.notes):
         print(f"note: {line}", file=sys.stderr)
-    sweep = (made.request, made.spec, made.found, place, packing_of(how))
+    sweep = (made.request, made.spec, made.found, place, made.packing)
     sweep_how = {**how, "as_json": False}
     with quiet:
         if how["dry_run"]:
@@ -365,22 +367,16 @@ def written_down(place: SweepDir, wanted: Wanted, asked: Asked) -> Iterator[None
         raise
 
 
-def packing_of(how: Mapping[str, Any]) -> Packing:
-    """Return how runs share nodes, as typed."""
-    from launch.packing import Packing
-
-    return Packing(how["pack"], how["max_parallel"], workers=how["workers"])
-
-
 def prepare(request: Request, wanted: Wanted, how: dict[str, Any]) -> Prepared:
     """Return the sweep's spec, its trials, its folder, and what is to be judged.
 
     Raises:
         UsageError: the request is wrong, or another reproduction has that name.
     """
+    from launch.packing import Packing
     from launch.reference_sets import same_model
     from launch.reproducing.asked import Asked, continued, plan_looks
-    from launch.reproducing.placement import fewer_nodes, node_notes
+    from launch.reproducing.placement import fewer_nodes, node_notes, pack_notes, packed
     from launch.reproducing.recipe import changes, make_spec, overrides
     from launch.sweep import folder_of
     from launch.trials import compile_sweep
@@ -397,13 +393,20 @@ def prepare(request: Request, wanted: Wanted, how: dict[str, Any]) -> Prepared:
     tasks = tuple(dict.fromkeys([*(there.tasks if there else ()), *wanted.tasks]))
     references = [wanted.reference.references[task] for task in tasks]
     seeds = list(range(1, wanted.seeds + 1))
-    sizes = {} if how["all_nodes"] else sizes_on_nodes(request, references)
-    nodes = fewer_nodes(sizes)
-    if nodes:
-        request = without(request, NODES)
-    spec = make_spec(references, request, seeds, there.stopped if there else {}, name, nodes)
     try:
-        found = compile_sweep(request, spec, packing_of(how))
+        sizes = sizes_on_nodes(request, references, how["all_nodes"])
+        nodes = fewer_nodes(sizes)
+        lanes = packed(sizes) if how["pack"] is None else {}
+        packing = Packing(
+            how["pack"] or 1,
+            how["max_parallel"],
+            workers=how["workers"],
+            of_task={sizes[task].name: count for task, count in lanes.items()},
+        )
+        if nodes:
+            request = without(request, NODES)
+        spec = make_spec(references, request, seeds, there.stopped if there else {}, name, nodes)
+        found = compile_sweep(request, spec, packing)
     except UsageError as error:
         hint = " (--tasks A,B judges some of the tasks)" if len(tasks) > 1 else ""
         raise UsageError(f"{error}{hint}") from None
@@ -433,12 +436,12 @@ def prepare(request: Request, wanted: Wanted, how: dict[str, Any]) -> Prepared:
         line=tuple(sys.argv[1:]),
     )
     told = [
-        *node_notes({wanted.reference.references[task].short: s for task, s in sizes.items()}),
+        *node_notes(sizes),
+        *pack_notes(sizes, lanes),
         *row_notes(found, references, trials),
-        *pack_notes(found, references, trials, how["pack"], wanted.seeds),
     ]
     asked = continued(there, asked) if there else asked
-    return Prepared(request, spec, found, place, asked, tuple(told))
+    return Prepared(request, spec, found, place, asked, packing, tuple(told))
 
 
 def trained_anew(found: Compiled, name: str) -> Compiled:
@@ -454,26 +457,39 @@ def trained_anew(found: Compiled, name: str) -> Compiled:
     return replace(found, trials=[replace(t, run_id=f"{t.run_id}-{mark}") for t in found.trials])
 
 
-def sizes_on_nodes(request: Request, references: Sequence[Reference]) -> dict[str, Size]:
-    """Return what the tasks ask of the nodes that were typed; nothing where that is one."""
+def sizes_on_nodes(
+    request: Request, references: Sequence[Reference], all_nodes: bool
+) -> dict[str, Size]:
+    """Return what the tasks ask of the nodes that were typed, by task.
+
+    Args:
+        request: what was typed.
+        references: one a task.
+        all_nodes: whether no task is to have fewer nodes.
+    """
     from launch.recipe_rules import BATCH, typed_values
     from launch.reproducing.placement import Size
     from launch.resolve import compose, resolve
+    from launch.trials import LEFT_OPEN, PROCS
 
     def of(reference: Reference) -> Request:
         return replace(request, task=reference.task, model=request.model or reference.model)
 
-    config, _, _ = compose(of(references[0]))
-    if config.cluster.nodes == 1:
-        return {}
-    cluster = resolve(of(references[0])).config.cluster
+    resolved = resolve(of(references[0]))
+    config, cluster = resolved.config, resolved.config.cluster
+    gpus = config.engine.device == "cuda" and cluster.executor != "local"
+    typed = BATCH in typed_values(request)
     found = {}
     for reference in references:
-        batch = reference.values.get(BATCH)
-        if batch is None or BATCH in typed_values(request):
-            batch = compose(of(reference))[0].batch.global_batch
+        batch = None if typed else reference.values.get(BATCH)
+        own, _, _ = compose(of(reference))
         found[reference.task] = Size(
-            batch, cluster.nodes, cluster.procs_per_node or 1, cluster.min_nodes or 1
+            own.task.name,
+            batch or own.batch.global_batch,
+            cluster.nodes,
+            cluster.procs_per_node or 1,
+            fewest=cluster.nodes if all_nodes else cluster.min_nodes or 1,
+            shared=gpus and resolved.origins.get(PROCS) == LEFT_OPEN,
         )
     return found
 
@@ -505,37 +521,6 @@ def row_notes(
             lines = unlike_published(found.config(trial).task, rows, splits, done=False)
             told += [f"{reference.short}: {line}" for line in lines]
     return told
-
-
-def pack_notes(
-    found: Compiled,
-    references: Sequence[Reference],
-    trials: Mapping[str, Trial],
-    lanes: int,
-    seeds: int,
-) -> list[str]:
-    """Return how runs of small batches can share a node's GPUs, where that was not typed.
-
-    Args:
-        found: the sweep.
-        references: of its tasks.
-        trials: one of each task.
-        lanes: trials that share a node, as typed.
-        seeds: runs of a task.
-    """
-    from launch.reproducing.placement import Size, pack_note
-
-    sizes = {}
-    for reference in references:
-        if (trial := trials.get(reference.task)) is None or lanes > 1:
-            continue
-        config = found.config(trial)
-        place = config.cluster
-        if config.engine.device == "cuda" and place.executor != "local" and place.nodes == 1:
-            ranks = place.procs_per_node or 1
-            sizes[reference.short] = Size(config.batch.global_batch, 1, ranks)
-    note = pack_note(sizes, seeds)
-    return [note] if note else []
 
 
 def check_rows_and_margins(request: Request, wanted: Wanted) -> None:

@@ -203,7 +203,7 @@ def submit_sweep(
     sweeping.free(place, wanted)
     sweeping.write_sweep(place, spec, found, trials, _asked())
     jobs: list[str] = []
-    shapes = _shapes(found, wanted)
+    shapes = _shapes(found, wanted, packing)
     for name in dict.fromkeys(n for shape in shapes for n in shape.bases):
         sweeping.note_inputs(place, name, inputs[name])
     for shape, own in zip(shapes, packing.divided([len(s.numbers) for s in shapes]), strict=True):
@@ -254,7 +254,7 @@ def check_packing(found: Compiled, packing: Packing) -> None:
 
     for base in found.bases.values():
         cluster, local = base.config.cluster, base.config.cluster.executor == "local"
-        lanes, flag = packing.lanes_of(cluster), packing.words(cluster)
+        lanes, flag = packing.lanes_of(base.config), packing.words(base.config)
         if local and packing.lanes > 1:
             raise UsageError(
                 f"--pack {packing.lanes} is for the nodes of a cluster: with --executor local, "
@@ -316,21 +316,22 @@ def _provide(request: Request, found: Compiled, wanted: Sequence[Trial]) -> dict
 
 @dataclass
 class _Shape:
-    """Trials that need the same nodes."""
+    """Trials that need the same nodes, as many on each."""
 
     config: RunConfig
     bases: list[str]
     numbers: list[int]
 
 
-def _shapes(found: Compiled, wanted: Sequence[Trial]) -> list[_Shape]:
+def _shapes(found: Compiled, wanted: Sequence[Trial], packing: Packing) -> list[_Shape]:
     """Return the trials by what their nodes must be; on this machine all are of one kind."""
     groups: dict[Any, _Shape] = {}
     for trial in wanted:
         config = found.bases[trial.base].config
         cluster = config.cluster
         # What Slurm is asked for; the keys of a mapping are in the order typed.
-        key = repr((cluster.executor != "local" and cluster, config.engine.device))
+        nodes = cluster.executor != "local" and cluster
+        key = repr((nodes, config.engine.device, packing.lanes_of(config)))
         shape = groups.setdefault(key, _Shape(config, [], []))
         if (cluster.gpus_per_node or 0) > (shape.config.cluster.gpus_per_node or 0):
             shape.config = config

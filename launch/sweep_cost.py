@@ -28,26 +28,29 @@ def cost_of(trials: Sequence[Planned], packing: Packing) -> dict[str, Any]:
         packing: how they share the nodes.
     """
     here = machine.cores()
-    hours, unit, times = 0.0, "", []
+    hours, unit = 0.0, ""
+    times: dict[int, list[float]] = {}
     for config, planned in trials:
         if planned is None:
             continue
         # Of a node's cores each trial has a share for longer; of its GPUs for as long as planned.
-        shared = packing.lanes_of(config.cluster) if config.engine.device != "cpu" else 1
+        shared = packing.lanes_of(config) if config.engine.device != "cpu" else 1
         hours += planned["hours"] / shared
         unit = planned["unit"]
-        times.append(planned["seconds"] * packing.slowdown(config, here))
-    cluster = trials[0][0].cluster if trials else None
-    jobs = packing.jobs(cluster) if cluster else 1
-    lanes = packing.lanes_of(cluster) if cluster else 1
+        lane = times.setdefault(packing.lanes_of(config), [])
+        lane.append(planned["seconds"] * packing.slowdown(config, here))
+    jobs = packing.jobs(trials[0][0].cluster) if trials else 1
+    in_a_row = sum(elapsed(some, lanes) for lanes, some in times.items())
+    # Trials of which another number shares a node have jobs of their own: as if those came next.
+    at_once = [elapsed(some, jobs and jobs * lanes) for lanes, some in times.items()]
     return {
         "trials": len(trials),
-        "unknown": len(trials) - len(times),
+        "unknown": len(trials) - sum(len(some) for some in times.values()),
         "hours": hours,
         "unit": unit,
-        "seconds_in_a_row": elapsed(times, lanes),
-        "seconds": elapsed(times, jobs and jobs * lanes),
-        "parallel": jobs and jobs * lanes,
+        "seconds_in_a_row": in_a_row,
+        "seconds": sum(at_once) if jobs else max(at_once, default=0.0),
+        "parallel": jobs and jobs * max(times, default=1),
     }
 
 

@@ -421,7 +421,7 @@ def submit_trials(
     from .jobs import whose
 
     local = config.cluster.executor == "local"
-    lanes = min(packing.lanes_of(config.cluster), len(numbers))
+    lanes = min(packing.lanes_of(config), len(numbers))
     wanted = math.ceil(len(numbers) / lanes)
     # Each takes trial after trial: where a site limits how many jobs a person submits, fewer do.
     wanted = min(wanted, packing.workers or wanted)

@@ -189,10 +189,10 @@ def _resolved(request: Request, packing: Packing) -> Resolved:
 
     resolved = resolve(request)
     cluster = resolved.config.cluster
-    lanes, gpus = packing.lanes_of(cluster), cluster.gpus_per_node
+    lanes, gpus = packing.lanes_of(resolved.config), cluster.gpus_per_node
     if lanes == 1 or not gpus:
         return resolved
-    origin = packing.words(cluster)
+    origin = packing.words(resolved.config)
     decided: dict[str, int] = {}
     if cluster.executor == "local" and not request.given(GPUS):
         # Nobody else hands them out.

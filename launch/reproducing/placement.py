@@ -1,4 +1,7 @@
-"""On how many nodes each task of a reproduction runs: a small batch keeps few GPUs busy. Pure."""
+"""On what share of the nodes each task of a reproduction runs: a small batch keeps few GPUs busy.
+
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ computes."""
 class Size:
     """What a task asks for, and what there is."""
 
+    name: str
+    """The task's."""
     batch: int
     """Examples of a step, over all ranks."""
     nodes: int
@@ -22,6 +27,8 @@ class Size:
     """Of a node."""
     fewest: int = 1
     """Nodes that it must have."""
+    shared: bool = False
+    """Whether runs may share a node's GPUs: nobody said how many ranks one has."""
 
     @property
     def enough(self) -> int:
@@ -30,7 +37,9 @@ class Size:
 
     @property
     def lanes(self) -> int:
-        """How many runs of the task a node has ranks for, when each has as many as are busy."""
+        """How many runs of the task share a node, each with as many of its GPUs as are busy."""
+        if not self.shared or self.enough > 1:
+            return 1
         return max(1, self.ranks // max(1, self.batch // FEWEST))
 
 
@@ -40,41 +49,55 @@ def fewer_nodes(sizes: Mapping[str, Size]) -> dict[str, int]:
     return found if any(found[task] < size.nodes for task, size in sizes.items()) else {}
 
 
+def packed(sizes: Mapping[str, Size]) -> dict[str, int]:
+    """Return how many runs share a node, of the tasks of which several do.
+
+    It follows from the batch and the node alone: with more seeds a run keeps its ranks.
+    """
+    return {task: size.lanes for task, size in sizes.items() if size.lanes > 1}
+
+
 def node_notes(sizes: Mapping[str, Size]) -> list[str]:
     """Return which tasks get fewer nodes than were asked for, and why, a line each number."""
-    groups: dict[tuple[int, int], list[str]] = {}
-    for task, size in sizes.items():
-        if size.enough < size.nodes:
-            groups.setdefault((size.enough, size.nodes), []).append(task)
-    found = []
-    for (enough, asked), tasks in groups.items():
-        batches = _listed(sorted({sizes[t].batch for t in tasks}))
-        found.append(
-            f"{', '.join(tasks)}: {_nodes(enough)} for batches of {batches}, not {asked}, so that "
-            f"a rank has {FEWEST} examples of a step or more; --all-nodes takes all {asked}"
-        )
-    return found
+    fewer = {t: (s.enough, s.nodes) for t, s in sizes.items() if s.enough < s.nodes}
+    return [
+        f"{names}: {_nodes(enough)} for {batches}, not {asked}, so that a rank has {FEWEST} "
+        f"examples of a step or more; --all-nodes takes all {asked}"
+        for (enough, asked), names, batches in _grouped(sizes, fewer)
+    ]
 
 
-def pack_note(sizes: Mapping[str, Size], seeds: int) -> str | None:
-    """Return how runs can share a node whose GPUs a batch does not keep busy; None where it does.
+def pack_notes(sizes: Mapping[str, Size], lanes: Mapping[str, int]) -> list[str]:
+    """Return of which tasks several runs share a node, and why, a line each number.
 
     Args:
-        sizes: by task, of one node each; of GPUs.
-        seeds: runs of a task.
+        sizes: by task.
+        lanes: as `packed`, or empty where that was typed.
     """
-    few = {t: s for t, s in sizes.items() if s.lanes > 1}
-    lanes = min((s.lanes for s in few.values()), default=1)
-    lanes = min(lanes, seeds * len(few))
-    if lanes < 2:
-        return None
-    size = next(iter(few.values()))
-    batches = _listed(sorted({s.batch for s in few.values()}))
-    some = "" if len(few) == len(sizes) else f"--tasks {','.join(few)} "
-    return (
-        f"batches of {batches} leave a GPU fewer than {FEWEST} examples on {size.ranks} GPUs: "
-        f"{some}--pack {lanes} trains {lanes} runs on a node at a time"
-    )
+    return [
+        f"{names}: {count} runs at a time on a node, for {batches} leave each of its {ranks} GPUs "
+        f"fewer than {FEWEST} examples of a step; --pack 1 gives each run a node"
+        for (count, ranks), names, batches in _grouped(
+            sizes, {t: (count, sizes[t].ranks) for t, count in lanes.items()}
+        )
+    ]
+
+
+def _grouped(
+    sizes: Mapping[str, Size], numbers: Mapping[str, tuple[int, int]]
+) -> list[tuple[tuple[int, int], str, str]]:
+    """Return the tasks of each pair of numbers: these, the tasks' names, and their batches."""
+    groups: dict[tuple[int, int], list[Size]] = {}
+    for task, pair in numbers.items():
+        groups.setdefault(pair, []).append(sizes[task])
+    return [
+        (
+            pair,
+            ", ".join(s.name for s in some),
+            f"batches of {_listed(sorted({s.batch for s in some}))}",
+        )
+        for pair, some in groups.items()
+    ]
 
 
 def _listed(numbers: Sequence[int]) -> str:

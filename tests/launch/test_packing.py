@@ -1,13 +1,14 @@
 """How trials share nodes: numbers that add up."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from launch.packing import Packing, shares
-from training.config import ClusterConfig, EngineConfig, RunConfig
+from training.config import ClusterConfig, EngineConfig, RunConfig, TaskConfig
 
 SLURM, LOCAL = (ClusterConfig(executor=e, cpus_per_node=8) for e in ("slurm", "local"))
 COUNTS = st.lists(st.integers(1, 50), min_size=1, max_size=8)
@@ -49,10 +50,20 @@ def test_workers_are_divided_too():
 )
 def test_what_a_packing_means(packing, cluster, lanes, jobs, slowdown):
     config = RunConfig(cluster=cluster, engine=EngineConfig(device="cpu"))
-    assert (packing.lanes_of(cluster), packing.jobs(cluster)) == (lanes, jobs)
+    assert (packing.lanes_of(config), packing.jobs(cluster)) == (lanes, jobs)
     assert packing.slowdown(config, 8) == slowdown
     on_gpu = RunConfig(cluster=cluster, engine=EngineConfig(device="cuda"))
     assert packing.slowdown(on_gpu, 8) == 1
+
+
+def test_some_tasks_have_other_lanes():
+    packing = Packing(of_task={"rte": 4})
+    small, large = (
+        RunConfig(task=TaskConfig(name=name), cluster=SLURM) for name in ("rte", "mnli")
+    )
+    assert (packing.lanes_of(small), packing.lanes_of(large)) == (4, 1)
+    here = replace(small, cluster=LOCAL)
+    assert packing.lanes_of(here) == 1, "on this machine --max-parallel says it"
 
 
 def test_trials_of_few_cores_each_do_not_slow_each_other():

@@ -127,7 +127,7 @@ def test_a_receipt_that_is_none(tmp_path, content, said):
     assert_refused(glueline("replay", "receipt.json", cwd=tmp_path), said)
 
 
-HOW = {"name": None, "pack": 1, "max_parallel": None, "workers": None, "all_nodes": False}
+HOW = {"name": None, "pack": None, "max_parallel": None, "workers": None, "all_nodes": False}
 HOW |= {"retry_failed": False, "dry_run": True, "as_json": False, "yes": True}
 
 
@@ -217,11 +217,12 @@ def shapes(made):
 def test_tasks_of_small_batches_get_fewer_nodes(site):
     made = prepare(typed(*NODES), wanted(TWO), HOW)
     assert shapes(made) == {"demo": (1, 1), "rte": (2, 2)}
-    (line,) = [note for note in made.notes if "node" in note and "--pack" not in note]
+    line, shared = made.notes
     assert line.startswith("demo: 1 node for batches of 32, not 2") and "--all-nodes" in line
+    assert shared.startswith("demo: 2 runs at a time on a node, for batches of 32")
     assert not made.asked.changed  # where it runs is no part of the recipe
     forced = prepare(typed(*NODES), wanted(TWO), {**HOW, "all_nodes": True})
-    assert shapes(forced) == {"demo": (2, None), "rte": (2, None)}
+    assert shapes(forced) == {"demo": (2, None), "rte": (2, None)} and not forced.notes
     # A batch that is typed is that of all tasks.
     large = prepare(typed(*NODES, ("batch.global_batch", "1024")), wanted(TWO), HOW)
     assert shapes(large) == {"demo": (2, None), "rte": (2, None)} and not large.notes
@@ -229,13 +230,48 @@ def test_tasks_of_small_batches_get_fewer_nodes(site):
     assert shapes(least)["demo"] == (2, None)
 
 
-def test_small_batches_on_many_gpus_are_told_of_pack(site):
+def test_runs_of_small_batches_share_a_node(site, monkeypatch):
+    """On nodes of four GPUs a batch of 32 keeps two busy, and one of 1,024 all."""
     one = (*NODES[:2], ("cluster.nodes", "1"))
     made = prepare(typed(*one), wanted(TWO), HOW)
     assert shapes(made) == {"demo": (1, None), "rte": (1, None)}
-    assert [n for n in made.notes if "--pack" in n and "--tasks demo" in n]
-    packed = prepare(typed(*one), wanted(TWO), {**HOW, "pack": 2})
-    assert not any("--pack" in n for n in packed.notes)
+    assert made.packing.of_task == {"demo": 2}
+    ranks = {
+        str(t.axes["task"]): (
+            made.found.config(t).cluster.procs_per_node,
+            made.found.plans[t.plan].procs_per_node,
+        )
+        for t in made.found.trials
+    }
+    assert ranks == {"demo": (2, 2), "rte": (4, 4)}
+    (line,) = made.notes
+    assert line.startswith(
+        "demo: 2 runs at a time on a node, for batches of 32 leave each of its 4"
+    )
+    assert not made.asked.changed  # where it runs is no part of the recipe
+
+    # Each kind of node share has arrays of its own: two runs an element, and one.
+    sent: list[Any] = []
+
+    def submit_trials(_, config, numbers, packing, *rest):
+        sent.append((config.task.name, len(numbers), packing.lanes_of(config)))
+        return [str(len(sent))]
+
+    monkeypatch.setattr(sweeping, "submit_trials", submit_trials)
+    monkeypatch.setattr("launch.sweep._provide", lambda *_: dict.fromkeys(made.found.bases))
+    submit_sweep(
+        made.request, made.spec, made.found, made.place, made.packing, {**HOW, "dry_run": False}
+    )
+    assert sent == [("demo", 3, 2), ("rte", 3, 1)]
+
+    for apart in (
+        prepare(typed(*one), wanted(TWO), {**HOW, "pack": 1}),
+        prepare(typed(*one, ("cluster.procs_per_node", "4")), wanted(TWO), HOW),
+    ):
+        assert not apart.packing.of_task and not apart.notes
+        assert {apart.found.config(t).cluster.procs_per_node for t in apart.found.trials} == {4}
+    typed_two = prepare(typed(*one), wanted(TWO), {**HOW, "pack": 2})
+    assert {typed_two.found.config(t).cluster.procs_per_node for t in typed_two.found.trials} == {2}
 
 
 def test_rows_that_are_not_the_published_ones_are_told_before(site, data_dir, tmp_path):

@@ -1,6 +1,7 @@
 """What trials take together."""
 
 import time
+from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from launch import machine
 from launch.packing import Packing
 from launch.sweep_cost import cost_of, cost_words, elapsed
-from training.config import ClusterConfig, EngineConfig, RunConfig
+from training.config import ClusterConfig, EngineConfig, RunConfig, TaskConfig
 
 NOW = time.mktime((2026, 11, 22, 10, 0, 0, 0, 0, -1))
 
@@ -49,6 +50,18 @@ def test_two_at_a_time_on_the_same_cores_take_as_long_as_one_after_the_other():
 def test_trials_that_share_gpus_were_planned_so():
     shared = cost_of(trials(4, "slurm", "cuda"), Packing(2, 1))
     assert shared["hours"] == pytest.approx(4 * (1 / 3) / 2) and shared["seconds"] == 1200
+
+
+def test_trials_that_share_nodes_and_trials_that_do_not():
+    cost = trials(4, "slurm", "cuda")
+    config = replace(cost[0][0], task=TaskConfig(name="rte"))
+    both = [*cost, *((config, planned) for _, planned in cost)]
+    found = cost_of(both, Packing(of_task={"rte": 4}))
+    # Four alone, then four on one node.
+    assert found["seconds_in_a_row"] == 5 * 600 and found["seconds"] == 600
+    assert found["hours"] == pytest.approx(4 * (1 / 3) + 4 * (1 / 3) / 4)
+    two = cost_of(both, Packing(parallel=2, of_task={"rte": 4}))
+    assert two["seconds"] == 2 * 600 + 600
 
 
 def test_fewer_trials_than_places_take_as_long_as_the_longest():

@@ -1,10 +1,12 @@
 """The agent under a real Slurm of several hosts, over small ranks without torch."""
 
+import contextlib
 import itertools
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -319,7 +321,8 @@ def test_no_more_requeues_than_allowed(submit):
     assert run_state(snapshot(run), "gone") == "interrupted"
 
 
-def test_preemption_stops_and_requeues(submit):
+def preempted(submit) -> None:
+    """Submit a job, have an urgent one take its place, and see it to its end."""
     run, job = submit("once", seconds=300, cpus_per_node=2)
     started(run)
     _, urgent = submit("ok", partition="urgent", cpus_per_node=2)
@@ -331,41 +334,32 @@ def test_preemption_stops_and_requeues(submit):
     assert run.results.exists(), output(run)
 
 
+@contextlib.contextmanager
+def partition(setting: str, usual: str) -> Iterator[None]:
+    """The partition that jobs are preempted in, with another setting."""
+    words = ["scontrol", "update", "PartitionName=main"]
+    subprocess.run([*words, setting], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run([*words, usual], check=True)
+
+
+def test_preemption_stops_and_requeues(submit):
+    preempted(submit)
+
+
 def test_preemption_with_time_to_go(submit):
     """The job ends within its grace time: Slurm would take it for completed."""
-    subprocess.run(["scontrol", "update", "PartitionName=main", "GraceTime=60"], check=True)
-    try:
-        run, job = submit("once", seconds=300, cpus_per_node=2)
-        started(run)
-        _, urgent = submit("ok", partition="urgent", cpus_per_node=2)
-        wait_for("not interrupted", lambda: (read_json(run.node(0, 0)) or {}).get("ended"))
-        wait_for("not queued again", lambda: job_states([job])[job].state == "queued")
-        assert ends(run, 0) == ["interrupted"] * 2, output(run)
-        gone(urgent)
-        start_now(job)
-        gone(job)
-        assert run.results.exists(), output(run)
-    finally:
-        subprocess.run(["scontrol", "update", "PartitionName=main", "GraceTime=0"], check=True)
+    with partition("GraceTime=60", usual="GraceTime=0"):
+        preempted(submit)
 
 
 @linuxproc
 def test_a_preemption_that_cancels(submit):
     """PreemptMode=CANCEL without grace: Slurm leaves the job at that, and we queue it again."""
-    words = ["scontrol", "update", "PartitionName=main"]
-    subprocess.run([*words, "PreemptMode=CANCEL"], check=True)
-    try:
-        run, job = submit("once", seconds=300, cpus_per_node=2)
-        started(run)
-        _, urgent = submit("ok", partition="urgent", cpus_per_node=2)
-        wait_for("not queued again", lambda: job_states([job])[job].state == "queued")
-        assert ends(run, 0) == ["interrupted"] * 2, output(run)
-        gone(urgent)
-        start_now(job)
-        gone(job)
-        assert run.results.exists(), output(run)
-    finally:
-        subprocess.run([*words, "PreemptMode=REQUEUE"], check=True)
+    with partition("PreemptMode=CANCEL", usual="PreemptMode=REQUEUE"):
+        preempted(submit)
 
 
 def test_a_cancelled_job_stays_gone(submit):
