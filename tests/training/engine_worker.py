@@ -1,11 +1,10 @@
 """A rank of the engine tests: trains a small model for some steps and prints what it saw.
 
-Started by torchrun: `engine_worker.py OUT_DIR ENGINE PRECISION [key=value …]`.
+Its words are OUT_DIR ENGINE PRECISION [key=value …].
 """
 
 import contextlib
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -171,9 +170,3 @@ def reference(steps: int, batch: int, count: int):
         optimizer.step()
         losses.append(float(loss.detach()))
     return losses, model.state_dict()
-
-
-if __name__ == "__main__":
-    main()
-    sys.stdout.flush()
-    os._exit(0)  # as training.train ends

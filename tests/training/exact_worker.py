@@ -1,6 +1,6 @@
 """A rank of the tests of the exact global batch: one step a case, and the weights around each.
 
-Started by torchrun: `-m tests.training.exact_worker OUT_DIR ENGINE PRECISION LABELS K [K …]`.
+Its words are OUT_DIR ENGINE PRECISION LABELS K [K …].
 
 Every K takes one epoch: a full step and the short one that is left. SGD without momentum, weight
 decay and clipping makes the difference of the weights before and after a step the gradient that
@@ -10,7 +10,6 @@ a process that no engine has touched.
 """
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -106,11 +105,3 @@ def main() -> None:
         torch.save(weights, out / "weights.pt")
     ranks.barrier()
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()
-    sys.stderr.flush()
-    # Engines hold process groups to the end, whose threads let go of their last tensors while
-    # the interpreter ends: now and then that aborts a rank that has done its work.
-    os._exit(0)

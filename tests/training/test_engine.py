@@ -1,10 +1,7 @@
 """Every engine really is what was asked for, and trains the same thing."""
 
 import json
-import subprocess
-import sys
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,30 +10,20 @@ from training.config import EngineConfig, RunConfig
 from training.engine import deepspeed_config
 
 from .engine_worker import reference
-from .ports import free_port
 
-ROOT = Path(__file__).parents[2]
-WORKER = Path(__file__).with_name("engine_worker.py")
 ENGINES = ("ddp", "0", "1", "2", "3")
 
 
 @pytest.fixture(scope="session")
-def train(tmp_path_factory):
-    """Return a function that trains with torchrun and reads what the ranks wrote, once each."""
+def train(forks, tmp_path_factory):
+    """Return a function that trains on some ranks and reads what the ranks wrote, once each."""
 
     @cache
     def start(engine: str, precision: str, world: int, *options: str):
         out = tmp_path_factory.mktemp("engine")
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(world)]
-        command += ["--master-port", str(free_port()), str(WORKER), str(out), engine, precision]
-        done = subprocess.run(
-            [*command, *options],
-            capture_output=True,
-            text=True,
-            timeout=240,
-            env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"},
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        words, said = [str(out), engine, precision, *options], out / "said"
+        codes = forks("tests.training.engine_worker", words, world, said=str(said), timeout=240)
+        assert codes == [0] * world, said.read_text()[-3000:]
         reports = [json.loads((out / f"rank-{r}.json").read_text()) for r in range(world)]
         return reports, torch.load(out / "weights.pt", weights_only=True)
 

@@ -6,8 +6,6 @@ at the weights that the engine held before the step.
 
 import json
 import math
-import subprocess
-import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,7 +18,7 @@ from training.noise import Estimate, estimate, rows_square
 
 from .engine_worker import make_model, mean_loss, rows
 from .exact_worker import KINDS, LAST, LR, ROWS, chosen, cut_case, deal_case
-from .test_engine import ENGINES, ROOT, free_port
+from .test_engine import ENGINES
 
 WORLDS = (1, 2, 4)
 DEPTHS = (1, 3, 8)
@@ -84,28 +82,15 @@ def reference(weights: Tensors, epoch: int, kind: str, labels: int) -> tuple[flo
 
 
 @pytest.fixture(scope="session")
-def walk(tmp_path_factory):
+def walk(forks, tmp_path_factory):
     """Return a function that launches ranks which take all steps, once for every row of tests."""
 
     @cache
     def launch(engine: str, world: int, precision: str, labels: int, depths: tuple[int, ...]):
         out = tmp_path_factory.mktemp("exact")
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(world)]
-        command += ["--master-port", str(free_port()), "-m", "tests.training.exact_worker"]
-        command += [str(out), engine, precision, str(labels), *map(str, depths)]
-        with (out / "stderr").open("w") as said:
-            ranks = subprocess.Popen(
-                command,
-                env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"},
-                stdout=subprocess.DEVNULL,
-                stderr=said,
-            )
-        try:
-            ranks.wait(timeout=180)
-        except subprocess.TimeoutExpired:
-            ranks.terminate()  # torchrun ends its ranks; killed, it would leave them
-            ranks.wait(timeout=60)
-        return ranks.returncode, out
+        words = [str(out), engine, precision, str(labels), *map(str, depths)]
+        said = str(out / "said")
+        return forks("tests.training.exact_worker", words, world, said=said, timeout=180), out
 
     @cache
     def read(out: Path):
@@ -114,8 +99,8 @@ def walk(tmp_path_factory):
 
     def start(engine: str, world: int, precision="fp32", labels=3, depths=DEPTHS) -> Walk:
         # A launch that failed is remembered as well: it fails all its rows, at the price of one.
-        code, out = launch(engine, world, precision, labels, depths)
-        assert code == 0, (out / "stderr").read_text()[-3000:]
+        codes, out = launch(engine, world, precision, labels, depths)
+        assert codes == [0] * world, (out / "said").read_text()[-3000:]
         report, weights = read(out)
         asked = ("ddp", None) if engine == "ddp" else ("deepspeed", int(engine))
         assert (report["engine"], report["stage"], report["world"]) == (*asked, world)

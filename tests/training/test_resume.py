@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from functools import cache
 
 import pytest
@@ -16,7 +15,6 @@ from training.config import UsageError
 from training.restore import Checkpoint, check_steps
 from training.rundir import RunDir, read_json, read_metrics, write_json
 
-from .test_engine import ROOT
 from .test_train import demo, make_run
 
 STEPS = 14
@@ -27,28 +25,21 @@ SETTINGS += ("train.noise_every=4",)
 
 
 @pytest.fixture(scope="module")
-def forks():
+def attempt(forks):
     """Return a function that runs the ranks of an attempt and returns their exit codes."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.training.forkserver"],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdin and process.stdout and process.stdout.readline() == "ready\n"
 
-    def go(run: RunDir, world_size: int = 2, attempt: int = 0, timeout: float = 120) -> list[int]:
-        job = {"run": str(run.path), "attempt": attempt, "world_size": world_size}
-        assert process.stdin and process.stdout
-        process.stdin.write(json.dumps(job | {"timeout": timeout}) + "\n")
-        process.stdin.flush()
-        return json.loads(process.stdout.readline())
+    def go(run: RunDir, world_size: int = 2, number: int = 0, timeout: float = 120) -> list[int]:
+        zero = yaml.safe_load(run.config.read_text())["engine"]["zero"]
+        return forks(
+            "training.train",
+            ["--run", str(run.path), "--attempt", str(number)],
+            world_size,
+            # As the node agent sets it.
+            env={} if zero is None else {"ACCELERATE_USE_DEEPSPEED": "true"},
+            timeout=timeout,
+        )
 
-    yield go
-    process.stdin.close()
-    process.wait()
+    return go
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +48,14 @@ def runs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def straight(forks, runs):
+def straight(attempt, runs):
     """Return a function that trains without interruption, once for each kind."""
 
     @cache
     def train(engine: str, world_size: int, precision: str = "fp32", *more: str) -> RunDir:
         name = f"straight-{engine}-{world_size}-{precision}-{len(more)}"
         run = make_run(runs / name, demo(), *settings(engine, precision), *more)
-        assert forks(run, world_size) == [0] * world_size, log(run)
+        assert attempt(run, world_size) == [0] * world_size, log(run)
         return run
 
     return train
@@ -101,7 +92,7 @@ CASES = [
 
 @pytest.mark.parametrize(("engine", "world_size", "precision"), CASES)
 def test_stopped_and_killed_it_ends_bit_for_bit_the_same(
-    forks, runs, straight, engine, world_size, precision
+    attempt, runs, straight, engine, world_size, precision
 ):
     """Stopped once at a step boundary, then killed between two checkpoints."""
     whole = straight(engine, world_size, precision)
@@ -112,16 +103,16 @@ def test_stopped_and_killed_it_ends_bit_for_bit_the_same(
         "train.fault=stop@3",
         "train.save_every=5",
     )
-    assert forks(run, world_size, 0) == [0] * world_size, log(run)
+    assert attempt(run, world_size, 0) == [0] * world_size, log(run)
     assert (read_json(run.progress) or {})["interrupted"] is True
     assert [e["step"] for e in events(run, "saved")] == [4]
     run.fault(0).unlink()
     values = yaml.safe_load(run.config.read_text())
     values["train"]["fault"] = "kill@8"
     run.config.write_text(yaml.safe_dump(values))
-    assert -9 in forks(run, world_size, 1)
+    assert -9 in attempt(run, world_size, 1)
     assert checkpoints.last_step(run) == 5
-    assert forks(run, world_size, 2) == [0] * world_size, log(run, 2)
+    assert attempt(run, world_size, 2) == [0] * world_size, log(run, 2)
     saved = {e["step"]: e for e in events(run, "saved")}
     resumed = events(run, "resumed")
     assert [e["step"] for e in resumed] == [4, 5]
@@ -147,13 +138,13 @@ def test_the_noise_of_the_gradient_is_in_the_log_and_the_results(straight, engin
 
 
 @pytest.mark.parametrize(("optimizer", "zero"), [("lamb", "null"), ("lars", "0")])
-def test_layerwise_optimizers_go_on_bit_for_bit(forks, runs, optimizer, zero):
+def test_layerwise_optimizers_go_on_bit_for_bit(attempt, runs, optimizer, zero):
     chosen = (f"optim.name={optimizer}", f"engine.zero={zero}", "optim.lr=0.02")
     whole = make_run(runs / f"whole-{optimizer}", demo(), *SETTINGS, *chosen)
-    assert forks(whole) == [0, 0], log(whole)
+    assert attempt(whole) == [0, 0], log(whole)
     run = make_run(runs / optimizer, demo(), *SETTINGS, *chosen, "train.fault=stop@6")
-    assert forks(run) == [0, 0], log(run)
-    assert forks(run, 2, 1) == [0, 0], log(run, 1)
+    assert attempt(run) == [0, 0], log(run)
+    assert attempt(run, 2, 1) == [0, 0], log(run, 1)
     assert_same(run, whole)
     (saved,), (resumed,) = events(run, "saved"), events(run, "resumed")
     for key in ("step", "next_ids", "optimizer", "weights"):
@@ -166,15 +157,15 @@ RESIZED += [("3", 2, "3", 3), ("3", 4, "1", 2), ("2", 2, "ddp", 3), ("ddp", 2, "
 
 @pytest.mark.parametrize(("engine", "world_size", "then", "size"), RESIZED)
 def test_with_another_size_or_stage_it_is_the_same_experiment(
-    forks, runs, straight, engine, world_size, then, size
+    attempt, runs, straight, engine, world_size, then, size
 ):
     still = "model.dropout=0"
     whole = straight(engine, world_size, "fp32", still)
     name = f"resized-{engine}-{world_size}-{then}-{size}"
     run = make_run(runs / name, demo(), *settings(engine), still, "train.fault=stop@6")
-    assert forks(run, world_size) == [0] * world_size, log(run)
+    assert attempt(run, world_size) == [0] * world_size, log(run)
     change(run, zero=None if then == "ddp" else int(then))
-    assert forks(run, size, 1) == [0] * size, log(run, 1)
+    assert attempt(run, size, 1) == [0] * size, log(run, 1)
     (saved,), (resumed,) = events(run, "saved"), events(run, "resumed")
     assert resumed["world_size"] == size and resumed["from_world_size"] == world_size
     for key in ("step", "next_ids", "lr", "optimizer", "weights"):
@@ -187,12 +178,12 @@ def test_with_another_size_or_stage_it_is_the_same_experiment(
 
 
 @pytest.fixture
-def stopped(forks, runs, request):
+def stopped(attempt, runs, request):
     """A run that saved after steps 2 and 4 and was stopped there."""
     run = make_run(
         runs / request.node.name, demo(), *SETTINGS, "train.fault=stop@3", "train.save_every=2"
     )
-    assert forks(run) == [0, 0], log(run)
+    assert attempt(run) == [0, 0], log(run)
     assert [checkpoints.step_of(p) for p in checkpoints.complete(run)] == [4, 2]
     return run
 
@@ -223,9 +214,9 @@ def unsealed(folder):
 
 
 @pytest.mark.parametrize("harm", [flip, truncate, lose, cut_off, unsealed])
-def test_a_damaged_checkpoint_is_never_used(forks, stopped, straight, harm):
+def test_a_damaged_checkpoint_is_never_used(attempt, stopped, straight, harm):
     harm(checkpoints.step_folder(stopped, 4))
-    assert forks(stopped, 2, 1) == [0, 0], log(stopped, 1)
+    assert attempt(stopped, 2, 1) == [0, 0], log(stopped, 1)
     assert [e["step"] for e in events(stopped, "resumed")] == [2]
     if harm in (flip, truncate, lose):
         (notice,) = events(stopped, "checkpoint_damaged")
@@ -234,66 +225,66 @@ def test_a_damaged_checkpoint_is_never_used(forks, stopped, straight, harm):
     assert_same(stopped, straight("ddp", 2, "fp32"))
 
 
-def test_all_damaged_it_starts_at_0(forks, stopped, straight):
+def test_all_damaged_it_starts_at_0(attempt, stopped, straight):
     for folder in checkpoints.complete(stopped):
         flip(folder)
-    assert forks(stopped, 2, 1) == [0, 0], log(stopped, 1)
+    assert attempt(stopped, 2, 1) == [0, 0], log(stopped, 1)
     assert events(stopped, "resumed") == []
     assert len(events(stopped, "checkpoint_damaged")) == 2
     assert_same(stopped, straight("ddp", 2, "fp32"))
 
 
-def test_a_checkpoint_of_a_newer_version_is_refused(forks, stopped):
+def test_a_checkpoint_of_a_newer_version_is_refused(attempt, stopped):
     manifest = checkpoints.step_folder(stopped, 4) / checkpoints.MANIFEST
     write_json(manifest, (read_json(manifest) or {}) | {"format": 99})
-    assert forks(stopped, 2, 1) == [1, 1]
+    assert attempt(stopped, 2, 1) == [1, 1]
     error = read_json(stopped.rank_error(1, 0, 0)) or {}
     assert error["kind"] == "UsageError" and "newer glueline" in error["message"]
 
 
-def test_the_budget_found_is_kept(forks, runs):
+def test_the_budget_found_is_kept(attempt, runs):
     name = "budget"
     run = make_run(runs / name, demo(), *SETTINGS, "train.fault=oom@1:100", "train.save_every=3")
     run.request.write_text(json.dumps({"stop": True}))
-    codes = forks(run)
+    codes = attempt(run)
     assert codes == [0, 0], log(run)
     assert checkpoints.last_step(run) is not None
     state = read_json(checkpoints.complete(run)[0] / checkpoints.STATE) or {}
     run.request.unlink()
-    assert forks(run, 2, 1) == [0, 0], log(run, 1)
+    assert attempt(run, 2, 1) == [0, 0], log(run, 1)
     budget = (read_json(run.results) or {})["micro_tokens"]
     assert budget <= max(64, state["budget"]) and budget < 128
 
 
-def test_a_verdict_lowers_the_budget(forks, runs):
+def test_a_verdict_lowers_the_budget(attempt, runs):
     run = make_run(runs / "verdict", demo(), *SETTINGS)
     run.attempt(0).mkdir(parents=True)
     write_json(run.verdict(0), {"action": "requeue", "micro_tokens": 64})
-    assert forks(run, 2, 1) == [0, 0], log(run, 1)
+    assert attempt(run, 2, 1) == [0, 0], log(run, 1)
     assert (read_json(run.results) or {})["micro_tokens"] == 64
 
 
-def test_stopped_in_the_final_scoring_it_finishes_later(forks, runs, straight):
+def test_stopped_in_the_final_scoring_it_finishes_later(attempt, runs, straight):
     # The step's own agreement is over: what stops here is the evaluation after the last step.
     run = make_run(runs / "late", demo(), *SETTINGS, f"train.fault=stop@{STEPS - 1}")
-    assert forks(run) == [0, 0], log(run)
+    assert attempt(run) == [0, 0], log(run)
     assert not run.results.exists() and checkpoints.last_step(run) == STEPS
-    assert forks(run, 2, 1) == [0, 0], log(run, 1)
+    assert attempt(run, 2, 1) == [0, 0], log(run, 1)
     assert_same(run, straight("ddp", 2, "fp32"))
 
 
-def test_nan_stops_at_once(forks, runs):
+def test_nan_stops_at_once(attempt, runs):
     run = make_run(runs / "nan", demo(), *SETTINGS, "train.fault=nan@3", "train.save_every=2")
-    assert forks(run) == [1, 1]
+    assert attempt(run) == [1, 1]
     error = read_json(run.rank_error(0, 0, 0)) or {}
     assert error["kind"] == "FloatingPointError" and "--lr" in error["message"]
     assert checkpoints.last_step(run) == 2
 
 
-def test_a_hang_is_noticed_and_the_rank_named(forks, runs):
+def test_a_hang_is_noticed_and_the_rank_named(attempt, runs):
     settings = (*SETTINGS, "train.fault=hang@3:1", "engine.hang_timeout=10")
     run = make_run(runs / "hang", demo(), *settings)
-    assert 1 in forks(run, timeout=120)
+    assert 1 in attempt(run, timeout=120)
     errors = [read_json(p) or {} for p in run.logs(0).glob("*.error.json")]
     primary = [e for e in errors if not e["secondary"]]
     assert primary and all(e["kind"] == "Hang" and e["rank"] == 1 for e in primary)
@@ -309,7 +300,7 @@ def test_another_length_is_refused(runs):
         check_steps(checkpoint, 10)
 
 
-def test_a_full_disk_costs_the_checkpoint_not_the_run(forks, runs, straight):
+def test_a_full_disk_costs_the_checkpoint_not_the_run(attempt, runs, straight):
     small = runs / "full"
     small.mkdir()
     if os.geteuid() != 0:
@@ -319,7 +310,7 @@ def test_a_full_disk_costs_the_checkpoint_not_the_run(forks, runs, straight):
     mount = ["mount", "-t", "tmpfs", "-o", "size=48k", "none", str(run.checkpoints)]
     subprocess.run(mount, check=True)
     try:
-        codes = forks(run)
+        codes = attempt(run)
     finally:
         subprocess.run(["umount", str(run.checkpoints)], check=True)
     assert codes == [0, 0], log(run)

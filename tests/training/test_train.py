@@ -19,7 +19,9 @@ from training.metrics import compute_metrics
 from training.predictions import open_predictions
 from training.rundir import RunDir, read_json, read_metrics
 
-from .test_engine import ROOT, free_port
+from .ports import free_port
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def make_run(folder: Path, task: dict, *settings: str) -> RunDir:
