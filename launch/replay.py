@@ -20,7 +20,7 @@ from launch.reproduce import nodes_option
 from training.config import UsageError, nearest
 
 if TYPE_CHECKING:
-    from launch.reproduce import Wanted
+    from launch.reproducing.wanted import Wanted
 
 
 @click.command("replay", cls=FlagCommand)
@@ -53,8 +53,8 @@ def repeat_of(old: dict[str, Any], where: str) -> tuple[Any, Wanted]:
         UsageError: the receipt is damaged.
     """
     from launch.reference_sets import set_of
-    from launch.reproduce import Wanted
     from launch.reproducing.asked import asked_of
+    from launch.reproducing.wanted import Wanted
 
     asked = asked_of(with_task_files(old["asked"], Path(where).expanduser()), where)
     found = set_of(asked.reference, where, asked.set_name)
@@ -134,8 +134,9 @@ def run_replay(request: Request, wanted: Wanted, old: dict[str, Any], how: dict[
         UsageError: as `reproduce`.
     """
     from launch.manifest import versions
-    from launch.reproduce import prepare, train_and_judge
+    from launch.reproduce import train_and_judge
     from launch.reproducing.again import compared, other_recipes, other_versions
+    from launch.reproducing.prepare import prepare
     from launch.reproducing.receipt import recipe_digest
     from launch.reproducing.stored import read_receipt
 
